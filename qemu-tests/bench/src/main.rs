@@ -1,3 +1,295 @@
-//! Placeholder.
+//! Measures what starting a program costs, and prints one JSON object per line on standard output.
+//!
+//! For every kind of parent a fresh process is made, and in it every method of starting every child is sampled in turn,
+//! so that a drift of the machine meets all methods alike. A sample is the time from before the call that starts the
+//! child until it is reaped, by CLOCK_MONOTONIC, which in a guest under `-icount shift=0` counts instructions.
 
-fn main() {}
+mod methods;
+mod parents;
+mod stats;
+mod template;
+
+use std::error::Error;
+use std::process::{Command, ExitCode};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use methods::{Method, Program};
+use parents::Parent;
+use serde_json::{Value, json};
+
+/// The children: the name in results, and the program's name in the folder of children.
+const CHILDREN: [(&str, &str); 3] = [("libc-free", "nothing"), ("static", "static0"), ("dynamic", "dynamic0")];
+
+/// Rounds that are run before measuring: the first children fill caches, break the parent's copy-on-write sharing, and
+/// tell what a sample costs.
+const WARM_UP_ROUNDS: usize = 3;
+
+/// However dear a method is, it gets this many samples.
+const FEWEST_SAMPLES: usize = 7;
+
+const USAGE: &str = "usage: guest-bench [--children DIR] [--iterations N] [--budget NS] [--settle NS]
+                   [--methods NAME,...] [--parents NAME,...]";
+
+struct Options {
+    children: String,
+    /// Samples of each method, at most.
+    iterations: usize,
+    /// Time that the samples of one method with one child and one parent may take together, in the clock's unit.
+    budget: u64,
+    /// Idle time before each sample.
+    settle: Duration,
+    methods: Vec<Method>,
+    parents: Vec<Parent>,
+    /// Set in the process that is the parent: measure, with this parent only.
+    worker: bool,
+}
+
+impl Options {
+    fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut options = Self {
+            children: "/payload/children".into(),
+            iterations: 100,
+            budget: 100_000_000,
+            settle: Duration::ZERO,
+            methods: Method::ALL.to_vec(),
+            parents: Parent::ALL.to_vec(),
+            worker: false,
+        };
+        while let Some(name) = arguments.next() {
+            if name == "--worker" {
+                options.worker = true;
+                continue;
+            }
+            let value = arguments.next().ok_or_else(|| format!("{name}: a value is missing"))?;
+            match name.as_str() {
+                "--children" => options.children = value,
+                "--iterations" => options.iterations = number(&value)?,
+                "--budget" => options.budget = number(&value)?,
+                "--settle" => options.settle = Duration::from_nanos(number(&value)?),
+                "--methods" => options.methods = named(&value, &Method::ALL, Method::name)?,
+                "--parents" => options.parents = named(&value, &Parent::ALL, Parent::name)?,
+                _ => return Err(format!("{name}: no such option")),
+            }
+        }
+        if options.iterations == 0 {
+            return Err("--iterations must not be 0".into());
+        }
+        Ok(options)
+    }
+}
+
+fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("{text}: not a number"))
+}
+
+/// The members of `all` that the comma-separated `list` names, in the order of `all`.
+fn named<T: Copy>(list: &str, all: &[T], name: impl Fn(T) -> &'static str) -> Result<Vec<T>, String> {
+    if let Some(unknown) = list.split(',').find(|wanted| !all.iter().any(|&one| name(one) == *wanted)) {
+        return Err(format!("{unknown}: no such name"));
+    }
+    Ok(all.iter().copied().filter(|&one| list.split(',').any(|wanted| name(one) == wanted)).collect())
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let options = match Options::parse(arguments.iter().cloned()) {
+        Ok(options) => options,
+        Err(error) => {
+            eprintln!("guest-bench: {error}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let result = if options.worker { measure_all(&options) } else { run_workers(&options, &arguments) };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("guest-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Measures each kind of parent in a process of its own, then describes the machine.
+fn run_workers(options: &Options, arguments: &[String]) -> Result<(), Box<dyn Error>> {
+    // The parents get one and the same address-space layout in every run: where mappings fall decides how many page tables
+    // fork copies, which is worth a per cent. Measured children get a random layout each, see measure_all().
+    // SAFETY: changes a flag of this process that only its next execs look at.
+    unsafe { libc::personality(libc::ADDR_NO_RANDOMIZE as libc::c_ulong) };
+    for parent in &options.parents {
+        let status = Command::new("/proc/self/exe")
+            .args(arguments)
+            .args(["--parents", parent.name(), "--worker"])
+            .env_clear()
+            .status()?;
+        if !status.success() {
+            return Err(format!("measuring with parent {} failed ({status})", parent.name()).into());
+        }
+    }
+    print_line(json!({
+        "type": "machine",
+        "kernel": std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim(),
+        "cpu": cpu_model(&std::fs::read_to_string("/proc/cpuinfo")?),
+        "cpuid_ns": cpuid_cost(),
+        "clocksource": std::fs::read_to_string("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+            .unwrap_or_default().trim(),
+    }));
+    Ok(())
+}
+
+/// Turns this process into the parent asked for and measures every method with every child.
+fn measure_all(options: &Options) -> Result<(), Box<dyn Error>> {
+    // SAFETY: changes a flag of this process that only execs look at: its children's.
+    unsafe { libc::personality(0) };
+    let [parent] = options.parents[..] else { return Err("a worker measures one parent".into()) };
+    parent.become_it()?;
+    for (child, file) in CHILDREN {
+        print_line(json!({ "type": "progress", "parent": parent.name(), "child": child }));
+        let mut program = Program::new(&format!("{}/{file}", options.children))?;
+        let mut methods = options.methods.clone();
+        if methods.contains(&Method::SpawnTemplate)
+            && let Err(error) = program.make_template()
+        {
+            if error.raw_os_error() != Some(libc::ENOSYS) {
+                return Err(format!("making a template of {file}: {error}").into());
+            }
+            methods.retain(|&method| method != Method::SpawnTemplate);
+            print_line(json!({ "type": "missing", "method": Method::SpawnTemplate.name() }));
+        }
+        for (method, mut samples) in methods.iter().zip(measure(&program, &methods, options)?) {
+            samples.sort_unstable();
+            print_line(json!({
+                "type": "result",
+                "child": child,
+                "method": method.name(),
+                "parent": parent.name(),
+                "n": samples.len(),
+                "p10": stats::percentile(&samples, 10),
+                "p50": stats::percentile(&samples, 50),
+                "p90": stats::percentile(&samples, 90),
+            }));
+        }
+    }
+    Ok(())
+}
+
+/// The samples of every one of `methods`, taken in turn.
+fn measure(program: &Program, methods: &[Method], options: &Options) -> Result<Vec<Vec<u64>>, Box<dyn Error>> {
+    let mut calls_of_template = 0;
+    let spawns_before = program.template_spawns()?;
+    let mut sample = |method: Method| -> Result<u64, String> {
+        calls_of_template += u64::from(method == Method::SpawnTemplate);
+        if !options.settle.is_zero() {
+            thread::sleep(options.settle);
+        }
+        let start = Instant::now();
+        let result = program.run(method);
+        let elapsed = start.elapsed();
+        result.map_err(|error| format!("{}: {error}", method.name()))?;
+        u64::try_from(elapsed.as_nanos()).map_err(|error| error.to_string())
+    };
+
+    let mut costs = vec![0; methods.len()];
+    for _ in 0..WARM_UP_ROUNDS {
+        for (cost, &method) in costs.iter_mut().zip(methods) {
+            *cost = sample(method)?;
+        }
+    }
+    let counts: Vec<usize> = costs
+        .iter()
+        .map(|&cost| stats::samples_within(options.budget, cost, FEWEST_SAMPLES, options.iterations))
+        .collect();
+    let rounds = counts.iter().copied().max().unwrap_or(0);
+    let mut samples: Vec<Vec<u64>> = counts.iter().map(|&count| Vec::with_capacity(count)).collect();
+    for round in 0..rounds {
+        for turn in 0..methods.len() {
+            // Back and forth, so that no method always runs in the wake of the same other one.
+            let index = if round % 2 == 0 { turn } else { methods.len() - 1 - turn };
+            if stats::takes_part(round, rounds, counts[index]) {
+                samples[index].push(sample(methods[index])?);
+            }
+        }
+    }
+
+    if let (Some(before), Some(after)) = (spawns_before, program.template_spawns()?)
+        && after - before != calls_of_template
+    {
+        let counted = after - before;
+        return Err(format!("{calls_of_template} spawns by template, but the kernel counted {counted}").into());
+    }
+    Ok(samples)
+}
+
+fn print_line(line: Value) {
+    println!("{line}");
+}
+
+fn cpu_model(cpuinfo: &str) -> &str {
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    model.map_or("unknown", |(_, model)| model.trim())
+}
+
+/// What one CPUID instruction takes: in a virtual machine each is a trip to the hypervisor, and a glibc program executes
+/// dozens while it starts.
+fn cpuid_cost() -> u64 {
+    let mut samples: Vec<u64> = (0..101)
+        .map(|_| {
+            let start = Instant::now();
+            std::hint::black_box(std::arch::x86_64::__cpuid(0));
+            start.elapsed().as_nanos() as u64
+        })
+        .collect();
+    samples.sort_unstable();
+    stats::percentile(&samples, 50)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Options, String> {
+        Options::parse(arguments.iter().map(ToString::to_string))
+    }
+
+    #[test]
+    fn options_are_read() {
+        let options = parse(&["--methods", "clone3,fork_exec", "--parents", "small", "--iterations", "9"]).unwrap();
+        assert_eq!(options.methods, [Method::ForkExec, Method::Clone3]);
+        assert_eq!(options.parents, [Parent::Small]);
+        assert_eq!(options.iterations, 9);
+        assert!(!options.worker);
+        // The main process appends these to its own arguments.
+        let options = parse(&["--parents", "small,fds10k", "--parents", "fds10k", "--worker"]).unwrap();
+        assert_eq!(options.parents, [Parent::Fds10k]);
+        assert!(options.worker);
+    }
+
+    #[test]
+    fn wrong_options_are_refused() {
+        for wrong in
+            [&["--methods", "spawn"][..], &["--iterations", "0"], &["--iterations", "x"], &["--budget"], &["-x", "1"]]
+        {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn every_baseline_starts_a_program() {
+        let program = Program::new("/bin/true").unwrap();
+        for method in [Method::ForkExec, Method::VforkExec, Method::PosixSpawn, Method::Clone3] {
+            program.run(method).unwrap_or_else(|error| panic!("{}: {error}", method.name()));
+        }
+        let failing = Program::new("/bin/false").unwrap();
+        let absent = Program::new("/nonexistent").unwrap();
+        for method in Method::ALL {
+            assert!(failing.run(method).is_err(), "{}", method.name());
+            assert!(absent.run(method).is_err(), "{}", method.name());
+        }
+    }
+
+    #[test]
+    fn finds_the_cpu_model() {
+        assert_eq!(cpu_model("processor\t: 0\nmodel name\t: QEMU TCG CPU\nmodel name\t: x\n"), "QEMU TCG CPU");
+        assert_eq!(cpu_model(""), "unknown");
+    }
+}

@@ -1,0 +1,205 @@
+//! The five ways to start a program and wait for its end, each as one function whose duration is the measurement.
+
+use std::arch::asm;
+use std::ffi::{CString, c_char, c_int};
+use std::io;
+use std::mem;
+use std::os::fd::RawFd;
+use std::ptr;
+
+use crate::template;
+
+/// A way to start a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// `fork()`, `execve()` in the child, `waitpid()`.
+    ForkExec,
+    /// `vfork()`, `execve()` in the child, `waitpid()`.
+    VforkExec,
+    /// glibc's `posix_spawn()` without attributes or actions, `waitpid()`.
+    PosixSpawn,
+    /// `clone3(CLONE_VM | CLONE_VFORK)` with a stack of its own, `execve()` in the child, `waitpid()`.
+    Clone3,
+    /// `spawn_template_spawn()`, `waitid()` on the pidfd, `close()` of the pidfd.
+    SpawnTemplate,
+}
+
+impl Method {
+    /// All of them, in the order of the table.
+    pub const ALL: [Method; 5] =
+        [Method::ForkExec, Method::VforkExec, Method::PosixSpawn, Method::Clone3, Method::SpawnTemplate];
+
+    /// The name used on the command line and in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::ForkExec => "fork_exec",
+            Method::VforkExec => "vfork_exec",
+            Method::PosixSpawn => "posix_spawn",
+            Method::Clone3 => "clone3",
+            Method::SpawnTemplate => "spawn_template",
+        }
+    }
+}
+
+/// A program with the arguments and environment that every method passes to it, and a template of it where the kernel
+/// has them.
+pub struct Program {
+    path: CString,
+    environment: CString,
+    stack: Box<ChildStack>,
+    template: Option<RawFd>,
+}
+
+/// The stack a clone3 child starts on. The child here calls execve() without touching it.
+#[repr(align(16))]
+struct ChildStack(#[expect(dead_code, reason = "only its address is used")] [u8; 16 << 10]);
+
+impl Program {
+    /// The program at `path`, started with its path as the only argument and a PATH as the only variable.
+    pub fn new(path: &str) -> io::Result<Self> {
+        Ok(Self {
+            path: CString::new(path)?,
+            environment: CString::from(c"PATH=/usr/sbin:/usr/bin:/sbin:/bin"),
+            stack: Box::new(ChildStack([0; 16 << 10])),
+            template: None,
+        })
+    }
+
+    /// Makes the template that [`Method::SpawnTemplate`] starts.
+    pub fn make_template(&mut self) -> io::Result<()> {
+        self.template = Some(template::create(&self.path)?);
+        Ok(())
+    }
+
+    /// How many processes the kernel says it has started from the template.
+    pub fn template_spawns(&self) -> io::Result<Option<u64>> {
+        self.template.map(template::spawns).transpose()
+    }
+
+    /// Starts the program with `method` and waits until it is reaped. An error unless it exits with status 0.
+    pub fn run(&self, method: Method) -> io::Result<()> {
+        let argv = [self.path.as_ptr(), ptr::null()];
+        let envp = [self.environment.as_ptr(), ptr::null()];
+        let (argv, envp) = (argv.as_ptr(), envp.as_ptr());
+        match method {
+            Method::ForkExec => wait(self.fork_exec(argv, envp)?),
+            Method::VforkExec => wait(self.vfork_exec(argv, envp)?),
+            Method::PosixSpawn => wait(self.posix_spawn(argv, envp)?),
+            Method::Clone3 => wait(self.clone3_exec(argv, envp)?),
+            Method::SpawnTemplate => {
+                let template = self.template.ok_or(io::ErrorKind::Unsupported)?;
+                template::wait_and_close(template::spawn(template, argv, envp)?)
+            }
+        }
+    }
+
+    fn fork_exec(&self, argv: *const *const c_char, envp: *const *const c_char) -> io::Result<libc::pid_t> {
+        // SAFETY: this process has one thread, so the child may call anything.
+        match unsafe { libc::fork() } {
+            -1 => Err(io::Error::last_os_error()),
+            0 => {
+                // SAFETY: path and vectors are NUL and NULL terminated.
+                unsafe { libc::execve(self.path.as_ptr(), argv, envp) };
+                // SAFETY: ends this process without running what the parent registered for its own end.
+                unsafe { libc::_exit(127) }
+            }
+            pid => Ok(pid),
+        }
+    }
+
+    /// vfork() returns twice on one stack, which no Rust function may do. So the child's whole life is inside one asm
+    /// block that uses registers only: nothing the parent relies on is changed when it continues.
+    fn vfork_exec(&self, argv: *const *const c_char, envp: *const *const c_char) -> io::Result<libc::pid_t> {
+        let result: isize;
+        // SAFETY: the child, which shares this memory, writes none of it: it executes the instructions up to label 2,
+        // and these only make system calls. The parent is suspended meanwhile and sees what a system call clobbers.
+        unsafe {
+            asm!(
+                "syscall",
+                "test rax, rax",
+                "jnz 2f",
+                "mov eax, {execve}",
+                "syscall",
+                "mov edi, 127",
+                "mov eax, {exit_group}",
+                "syscall",
+                "ud2",
+                "2:",
+                execve = const libc::SYS_execve,
+                exit_group = const libc::SYS_exit_group,
+                inlateout("rax") libc::SYS_vfork as isize => result,
+                in("rdi") self.path.as_ptr(),
+                in("rsi") argv,
+                in("rdx") envp,
+                lateout("rcx") _,
+                lateout("r11") _,
+                options(nostack),
+            );
+        }
+        pid_or_error(result)
+    }
+
+    /// As [`Self::vfork_exec`], but with a stack for the child, as a C library does it.
+    fn clone3_exec(&self, argv: *const *const c_char, envp: *const *const c_char) -> io::Result<libc::pid_t> {
+        // SAFETY: clone_args is plain integers, for which zero is "not used".
+        let mut arguments: libc::clone_args = unsafe { mem::zeroed() };
+        arguments.flags = (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
+        arguments.exit_signal = libc::SIGCHLD as u64;
+        arguments.stack = (&raw const *self.stack) as u64;
+        arguments.stack_size = size_of::<ChildStack>() as u64;
+        let result: isize;
+        // SAFETY: as in vfork_exec(). The child's stack pointer is set to the stack passed, which it does not use.
+        unsafe {
+            asm!(
+                "syscall",
+                "test rax, rax",
+                "jnz 2f",
+                "mov rdi, r8",
+                "mov rsi, r9",
+                "mov eax, {execve}",
+                "syscall",
+                "mov edi, 127",
+                "mov eax, {exit_group}",
+                "syscall",
+                "ud2",
+                "2:",
+                execve = const libc::SYS_execve,
+                exit_group = const libc::SYS_exit_group,
+                inlateout("rax") libc::SYS_clone3 as isize => result,
+                in("rdi") &raw const arguments,
+                in("rsi") size_of::<libc::clone_args>(),
+                in("rdx") envp,
+                in("r8") self.path.as_ptr(),
+                in("r9") argv,
+                lateout("rcx") _,
+                lateout("r11") _,
+                options(nostack),
+            );
+        }
+        pid_or_error(result)
+    }
+
+    fn posix_spawn(&self, argv: *const *const c_char, envp: *const *const c_char) -> io::Result<libc::pid_t> {
+        let mut pid = 0;
+        // SAFETY: path and vectors are NUL and NULL terminated; posix_spawn only reads them, whatever its type says.
+        let error = unsafe {
+            libc::posix_spawn(&mut pid, self.path.as_ptr(), ptr::null(), ptr::null(), argv.cast(), envp.cast())
+        };
+        if error == 0 { Ok(pid) } else { Err(io::Error::from_raw_os_error(error)) }
+    }
+}
+
+/// The result of a system call made without the C library.
+fn pid_or_error(result: isize) -> io::Result<libc::pid_t> {
+    if result < 0 { Err(io::Error::from_raw_os_error(-result as i32)) } else { Ok(result as libc::pid_t) }
+}
+
+/// Reaps the child `pid`, which must exit with status 0.
+fn wait(pid: libc::pid_t) -> io::Result<()> {
+    let mut status: c_int = 0;
+    // SAFETY: waitpid only writes the integer passed to it.
+    if unsafe { libc::waitpid(pid, &mut status, 0) } != pid {
+        return Err(io::Error::last_os_error());
+    }
+    if status == 0 { Ok(()) } else { Err(io::Error::other(format!("the child ended with wait status {status:#x}"))) }
+}
