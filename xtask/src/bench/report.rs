@@ -1,0 +1,415 @@
+//! What guest-bench says, and how people and programs get to read it.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize};
+
+/// The rows of each block of the table, in order.
+const CHILDREN: [&str; 3] = ["libc-free", "static", "dynamic"];
+/// The blocks, in order, with a heading each.
+const PARENTS: [(&str, &str); 4] = [
+    ("small", "small parent"),
+    ("rss256m", "parent with 256 MiB touched (65 536 pages)"),
+    ("vmas10k", "parent with 10 000 mappings, untouched"),
+    ("fds10k", "parent with 10 000 open files"),
+];
+/// The columns, in order.
+const METHODS: [&str; 5] = ["fork_exec", "vfork_exec", "posix_spawn", "clone3", SPAWN_TEMPLATE];
+/// The column that the others are compared with.
+pub const SPAWN_TEMPLATE: &str = "spawn_template";
+
+/// What the figures count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unit {
+    /// Guest instructions.
+    Instructions,
+    /// Nanoseconds of wall time.
+    Ns,
+}
+
+impl Unit {
+    /// What a thousand of it are called: the table's unit.
+    fn thousand(self) -> &'static str {
+        match self {
+            Unit::Instructions => "thousand guest instructions",
+            Unit::Ns => "microseconds of wall time",
+        }
+    }
+}
+
+/// The cost of one method with one child and one parent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The program that is started.
+    pub child: String,
+    /// How it is started.
+    pub method: String,
+    /// What starts it.
+    pub parent: String,
+    /// How many samples were taken.
+    pub n: u64,
+    /// A tenth of the samples are not above this.
+    pub p10: u64,
+    /// The median.
+    pub p50: u64,
+    /// Nine tenths of the samples are not above this.
+    pub p90: u64,
+}
+
+/// One line of guest-bench's output.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Line {
+    /// What is measured from now on.
+    Progress {
+        /// What starts children.
+        parent: String,
+        /// The child.
+        child: String,
+    },
+    /// A finished measurement.
+    Result(Sample),
+    /// A method this kernel does not have.
+    Missing {
+        /// Its name.
+        method: String,
+    },
+    /// What was measured on. The last line.
+    Machine(Machine),
+}
+
+/// The guest as it sees itself.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Machine {
+    /// The kernel's release.
+    pub kernel: String,
+    /// The processor's model name.
+    pub cpu: String,
+    /// What one CPUID instruction costs, in the unit of the results.
+    pub cpuid_ns: u64,
+    /// The kernel's source of time.
+    pub clocksource: String,
+}
+
+impl Line {
+    /// Reads one line.
+    pub fn parse(line: &str) -> Result<Self> {
+        serde_json::from_str(line).with_context(|| format!("guest-bench printed a line that means nothing: {line}"))
+    }
+}
+
+/// How the guest was run.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The accelerator's name, as in the JSON.
+    pub accel: &'static str,
+    /// QEMU's processor model.
+    pub cpu: String,
+    /// What the figures count.
+    pub unit: Unit,
+}
+
+/// The outcome of one boot.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// How it was run.
+    pub setup: Setup,
+    /// What it was run on.
+    pub machine: Machine,
+    /// Methods the kernel does not have.
+    pub missing: Vec<String>,
+    /// All results.
+    pub samples: Vec<Sample>,
+}
+
+impl Report {
+    /// Puts together what guest-bench has printed.
+    pub fn new(setup: Setup, lines: impl IntoIterator<Item = Line>) -> Result<Self> {
+        let mut machine = None;
+        let mut missing = Vec::new();
+        let mut samples = Vec::new();
+        for line in lines {
+            match line {
+                Line::Progress { .. } => {}
+                Line::Result(sample) => samples.push(sample),
+                Line::Missing { method } if !missing.contains(&method) => missing.push(method),
+                Line::Missing { .. } => {}
+                Line::Machine(found) => machine = Some(found),
+            }
+        }
+        let Some(machine) = machine else { bail!("guest-bench ended before its last line") };
+        Ok(Self { setup, machine, missing, samples })
+    }
+
+    /// The result of one method with one child and one parent.
+    pub fn sample(&self, parent: &str, child: &str, method: &str) -> Option<&Sample> {
+        self.samples.iter().find(|sample| sample.parent == parent && sample.child == child && sample.method == method)
+    }
+
+    /// The results for programs.
+    pub fn json(&self) -> Result<String> {
+        #[derive(Serialize)]
+        struct Document<'a> {
+            kernel: &'a str,
+            accel: &'a str,
+            unit: Unit,
+            results: &'a [Sample],
+        }
+        let document = Document {
+            kernel: &self.machine.kernel,
+            accel: self.setup.accel,
+            unit: self.setup.unit,
+            results: &self.samples,
+        };
+        let mut text = serde_json::to_string_pretty(&document)?;
+        text.push('\n');
+        Ok(text)
+    }
+
+    /// The results for people.
+    pub fn table(&self) -> String {
+        let mut text = String::new();
+        self.write_table(&mut text);
+        text
+    }
+
+    fn write_table(&self, text: &mut String) {
+        let methods: Vec<&str> =
+            METHODS.into_iter().filter(|method| self.samples.iter().any(|sample| sample.method == *method)).collect();
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "From the call that starts a program until it is reaped, {}", self.setup.unit.thousand());
+        let _ = writeln!(text, "kernel {}, {}", self.machine.kernel, self.described_setup());
+        let _ = writeln!(text, "median; 10th to 90th percentile; number of samples, all methods in turn in one boot");
+        if methods.contains(&SPAWN_TEMPLATE) {
+            let _ = writeln!(text, "\"2.00x\": costs 2.00 times what spawn_template does for the same child and parent");
+        }
+        for method in &self.missing {
+            let _ = writeln!(text, "this kernel has no {method}: left out");
+        }
+        for (parent, heading) in PARENTS {
+            if !self.samples.iter().any(|sample| sample.parent == parent) {
+                continue;
+            }
+            let _ = write!(text, "\n{heading}\n{:<10}", "");
+            for method in &methods {
+                let _ = write!(text, " {method:>18}");
+            }
+            text.push('\n');
+            for child in CHILDREN {
+                self.write_child(text, parent, child, &methods);
+            }
+        }
+    }
+
+    fn write_child(&self, text: &mut String, parent: &str, child: &str, methods: &[&str]) {
+        let template = self.sample(parent, child, SPAWN_TEMPLATE);
+        let mut rows = [format!("{child:<10}"), format!("{:<10}", ""), format!("{:<10}", "")];
+        for method in methods {
+            let [median, range, ratio] = match self.sample(parent, child, method) {
+                Some(sample) => [
+                    thousands(sample.p50),
+                    format!("{} - {}", thousands(sample.p10), thousands(sample.p90)),
+                    match template {
+                        Some(template) if *method != SPAWN_TEMPLATE => {
+                            format!("{:.2}x n={}", sample.p50 as f64 / template.p50.max(1) as f64, sample.n)
+                        }
+                        _ => format!("n={}", sample.n),
+                    },
+                ],
+                None => ["-".into(), String::new(), String::new()],
+            };
+            for (row, cell) in rows.iter_mut().zip([median, range, ratio]) {
+                let _ = write!(row, " {cell:>18}");
+            }
+        }
+        for row in rows {
+            let _ = writeln!(text, "{}", row.trim_end());
+        }
+    }
+
+    fn described_setup(&self) -> String {
+        let Setup { accel, cpu, unit } = &self.setup;
+        let mut text = format!("accelerator {accel}, -cpu {cpu} ({})", self.machine.cpu);
+        match unit {
+            Unit::Instructions => text.push_str(", -icount shift=0,sleep=off"),
+            Unit::Ns => {
+                let _ = write!(text, "\none CPUID costs {} ns here, and a glibc program executes 68 as it starts", self.machine.cpuid_ns);
+            }
+        }
+        text
+    }
+}
+
+/// How much more or less the same method costs in `ours` than in `theirs`, in per cent of the latter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Difference {
+    parent: &'static str,
+    child: &'static str,
+    method: &'static str,
+    theirs: u64,
+    ours: u64,
+}
+
+impl Difference {
+    fn percent(&self) -> f64 {
+        (self.ours as f64 / self.theirs.max(1) as f64 - 1.0) * 100.0
+    }
+}
+
+/// Compares every result that both reports have.
+pub fn differences(theirs: &Report, ours: &Report) -> Vec<Difference> {
+    let mut found = Vec::new();
+    for (parent, _) in PARENTS {
+        for child in CHILDREN {
+            for method in METHODS {
+                if let (Some(theirs), Some(ours)) =
+                    (theirs.sample(parent, child, method), ours.sample(parent, child, method))
+                {
+                    found.push(Difference { parent, child, method, theirs: theirs.p50, ours: ours.p50 });
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The comparison for people: medians of both kernels in thousands, and the difference.
+pub fn comparison_table(differences: &[Difference]) -> String {
+    let mut text = String::new();
+    let _ = writeln!(text, "{:<9} {:<10} {:<12} {:>12} {:>12} {:>9}", "parent", "child", "method", "upstream", "patched", "");
+    for difference in differences {
+        let Difference { parent, child, method, theirs, ours } = difference;
+        let (theirs, ours) = (thousands(*theirs), thousands(*ours));
+        let _ = writeln!(text, "{parent:<9} {child:<10} {method:<12} {theirs:>12} {ours:>12} {:>+8.2}%", difference.percent());
+    }
+    text
+}
+
+/// The differences above `limit` per cent, either way, among what fork+exec and vfork+exec cost.
+pub fn beyond(differences: &[Difference], limit: f64) -> Vec<&Difference> {
+    let counts = |difference: &&Difference| ["fork_exec", "vfork_exec"].contains(&difference.method);
+    differences.iter().filter(counts).filter(|difference| difference.percent().abs() > limit).collect()
+}
+
+/// 1234567 as "1234.6".
+fn thousands(value: u64) -> String {
+    format!("{:.1}", value as f64 / 1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(parent: &str, child: &str, method: &str, p50: u64) -> Sample {
+        Sample {
+            child: child.into(),
+            method: method.into(),
+            parent: parent.into(),
+            n: 9,
+            p10: p50 - p50 / 100,
+            p50,
+            p90: p50 + p50 / 100,
+        }
+    }
+
+    fn report(samples: Vec<Sample>) -> Report {
+        Report {
+            setup: Setup { accel: "tcg", cpu: "max,-erms,-fsrm".into(), unit: Unit::Instructions },
+            machine: Machine {
+                kernel: "7.3.4".into(),
+                cpu: "QEMU TCG CPU".into(),
+                cpuid_ns: 1,
+                clocksource: "tsc".into(),
+            },
+            missing: vec![],
+            samples,
+        }
+    }
+
+    #[test]
+    fn lines_are_read() {
+        let line = r#"{"child":"static","parent":"small","type":"progress"}"#;
+        assert_eq!(Line::parse(line).unwrap(), Line::Progress { parent: "small".into(), child: "static".into() });
+        let line = r#"{"child":"static","method":"clone3","n":9,"p10":99,"p50":100,"p90":101,"parent":"small","type":"result"}"#;
+        assert_eq!(Line::parse(line).unwrap(), Line::Result(sample("small", "static", "clone3", 100)));
+        assert!(Line::parse("Segmentation fault").is_err());
+    }
+
+    #[test]
+    fn a_report_needs_its_last_line() {
+        let setup = report(vec![]).setup;
+        let machine = Line::Machine(report(vec![]).machine);
+        let missing = || Line::Missing { method: SPAWN_TEMPLATE.into() };
+        assert!(Report::new(setup.clone(), [missing()]).is_err());
+        let report = Report::new(setup, [missing(), missing(), machine]).unwrap();
+        assert_eq!(report.missing, [SPAWN_TEMPLATE]);
+    }
+
+    #[test]
+    fn the_json_has_the_agreed_fields() {
+        let json = report(vec![sample("small", "static", "clone3", 100)]).json().unwrap();
+        let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let expected = serde_json::json!({
+            "kernel": "7.3.4", "accel": "tcg", "unit": "instructions",
+            "results": [{
+                "child": "static", "method": "clone3", "parent": "small", "n": 9, "p10": 99, "p50": 100, "p90": 101,
+            }],
+        });
+        assert_eq!(value, expected);
+        assert_eq!(serde_json::to_value(Unit::Ns).unwrap(), "ns");
+    }
+
+    #[test]
+    fn the_table_shows_medians_spread_and_ratios() {
+        let report = report(vec![
+            sample("small", "libc-free", "posix_spawn", 189_000),
+            sample("small", "libc-free", SPAWN_TEMPLATE, 100_000),
+            sample("rss256m", "dynamic", "posix_spawn", 21_000_000),
+        ]);
+        let table = report.table();
+        for expected in ["kernel 7.3.4", "max,-erms,-fsrm", "189.0", "187.1 - 190.9", "1.89x n=9", "21000.0", "256 MiB"] {
+            assert!(table.contains(expected), "{expected} is not in\n{table}");
+        }
+        for unexpected in ["fork_exec", "vmas", "CPUID"] {
+            assert!(!table.contains(unexpected), "{unexpected} is in\n{table}");
+        }
+        assert!(table.lines().all(|line| line.len() <= 110), "{table}");
+    }
+
+    #[test]
+    fn wall_time_is_shown_beside_the_cost_of_cpuid() {
+        let mut report = report(vec![sample("small", "static", "clone3", 100)]);
+        report.setup = Setup { accel: "kvm", cpu: "host".into(), unit: Unit::Ns };
+        report.machine.cpuid_ns = 7000;
+        let table = report.table();
+        assert!(table.contains("one CPUID costs 7000 ns"), "{table}");
+        assert!(table.contains("microseconds"), "{table}");
+        assert!(!table.contains("icount"), "{table}");
+    }
+
+    #[test]
+    fn kernels_are_compared() {
+        let theirs = report(vec![
+            sample("small", "static", "fork_exec", 1000),
+            sample("small", "static", "vfork_exec", 1000),
+            sample("small", "static", "posix_spawn", 1000),
+        ]);
+        let ours = report(vec![
+            sample("small", "static", "fork_exec", 1009),
+            sample("small", "static", "vfork_exec", 980),
+            sample("small", "static", "posix_spawn", 1500),
+            sample("small", "static", SPAWN_TEMPLATE, 1),
+        ]);
+        let differences = differences(&theirs, &ours);
+        assert_eq!(differences.len(), 3);
+        let beyond = beyond(&differences, 1.0);
+        assert_eq!(beyond.len(), 1);
+        assert_eq!(beyond[0].method, "vfork_exec");
+        let table = comparison_table(&differences);
+        for expected in ["+0.90%", "-2.00%", "+50.00%"] {
+            assert!(table.contains(expected), "{expected} is not in\n{table}");
+        }
+    }
+}
