@@ -1,0 +1,239 @@
+//! Started processes.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use libc::{c_int, pid_t, siginfo_t};
+
+use crate::{Call, Error};
+
+/// A process that was started from a template, with its pidfd.
+///
+/// As with [`std::process::Child`], dropping it neither ends the process nor waits for it: the process runs on, and when it
+/// ends it stays a zombie until this process ends or waits for it by other means.
+#[derive(Debug)]
+pub struct Child {
+    pid: pid_t,
+    pidfd: OwnedFd,
+    /// Set once the process has been waited for.
+    status: Option<ExitStatus>,
+}
+
+impl Child {
+    pub(crate) fn new(pid: pid_t, pidfd: OwnedFd) -> Self {
+        Child { pid, pidfd, status: None }
+    }
+
+    /// The process id.
+    ///
+    /// Once the process has been waited for, the number may belong to another one.
+    pub fn id(&self) -> u32 {
+        // A process id is never negative.
+        self.pid as u32
+    }
+
+    /// *waitid* - waits until the process has ended and returns how.
+    ///
+    /// Waiting again gives the same answer. A signal handler that runs meanwhile does not interrupt the wait.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Os`] with [`Call::Wait`]: `ECHILD` when the process was waited for by other means or when this process
+    /// ignores `SIGCHLD`, or when it is not a child of this process (any more, after a `fork`).
+    ///
+    /// # References
+    ///
+    /// `waitid(2)`, `P_PIDFD`
+    pub fn wait(&mut self) -> Result<ExitStatus, Error> {
+        loop {
+            if let Some(status) = self.poll(0)? {
+                return Ok(status);
+            }
+        }
+    }
+
+    /// *waitid* - returns how the process ended, or `None` while it still runs.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Self::wait).
+    pub fn try_wait(&mut self) -> Result<Option<ExitStatus>, Error> {
+        self.poll(libc::WNOHANG)
+    }
+
+    /// Kills the process with `SIGKILL`. Does nothing if it has already ended.
+    ///
+    /// The process still has to be waited for.
+    ///
+    /// # Errors
+    ///
+    /// As [`send_signal`](Self::send_signal).
+    pub fn kill(&mut self) -> Result<(), Error> {
+        self.send_signal(libc::SIGKILL)
+    }
+
+    /// *pidfd_send_signal* - sends the process a signal. Does nothing if it has already ended.
+    ///
+    /// The pidfd makes sure that no other process is hit, even if the process id has been given to a new one. Signal 0
+    /// sends nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Os`] with [`Call::SendSignal`]: `EINVAL` for a number that is no signal, `EPERM` when the process has
+    /// changed to credentials that this one may not signal.
+    ///
+    /// # References
+    ///
+    /// `pidfd_send_signal(2)`
+    pub fn send_signal(&self, signal: c_int) -> Result<(), Error> {
+        if self.status.is_some() {
+            return Ok(());
+        }
+        let no_info: *const siginfo_t = std::ptr::null();
+        // SAFETY: the pidfd is open; a null siginfo asks the kernel to fill in that of kill().
+        let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.pidfd.as_raw_fd(), signal, no_info, 0) };
+        if result == 0 {
+            return Ok(());
+        }
+        match io::Error::last_os_error() {
+            // Ended and waited for by other means.
+            error if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            error => Err(Error::os(Call::SendSignal, error)),
+        }
+    }
+
+    /// Asks for the status once, with `WNOHANG` or 0; `None` when the process still runs.
+    fn poll(&mut self, options: c_int) -> Result<Option<ExitStatus>, Error> {
+        if self.status.is_none() {
+            self.status = wait_status(self.pidfd.as_fd(), options).map_err(|source| Error::os(Call::Wait, source))?;
+        }
+        Ok(self.status)
+    }
+}
+
+/// The pidfd: readable for `poll(2)` when the process has ended.
+impl AsFd for Child {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+/// Keeps the pidfd only.
+impl From<Child> for OwnedFd {
+    fn from(child: Child) -> Self {
+        child.pidfd
+    }
+}
+
+fn wait_status(pidfd: BorrowedFd<'_>, options: c_int) -> io::Result<Option<ExitStatus>> {
+    let mut info = MaybeUninit::<siginfo_t>::zeroed();
+    loop {
+        // A descriptor is not negative, so it keeps its value as an id_t.
+        let id = pidfd.as_raw_fd() as libc::id_t;
+        // SAFETY: `info` may be written to.
+        let result = unsafe { libc::waitid(libc::P_PIDFD, id, info.as_mut_ptr(), libc::WEXITED | options) };
+        if result == 0 {
+            break;
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    // SAFETY: all bits zero is a valid siginfo_t, and the kernel writes only valid ones.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: waitid() fills in the fields of SIGCHLD, or with WNOHANG leaves them zero.
+    let pid = unsafe { info.si_pid() };
+    if pid == 0 {
+        return Ok(None);
+    }
+    // SAFETY: as above.
+    let status = unsafe { info.si_status() };
+    Ok(Some(ExitStatus::from_raw(raw_status(info.si_code, status))))
+}
+
+/// The status word that wait() would have given: `siginfo_t` has its parts.
+fn raw_status(code: c_int, status: c_int) -> c_int {
+    match code {
+        libc::CLD_KILLED => status,
+        libc::CLD_DUMPED => status | 0x80,
+        // CLD_EXITED; WEXITED reports nothing else.
+        _ => (status & 0xff) << 8,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::FromRawFd;
+    use std::process::Command;
+
+    fn pidfd_open(pid: u32) -> OwnedFd {
+        // SAFETY: plain numbers.
+        let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+        assert!(pidfd >= 0, "{}", io::Error::last_os_error());
+        // SAFETY: the call has just made it.
+        unsafe { OwnedFd::from_raw_fd(pidfd as c_int) }
+    }
+
+    /// A `Child` for a process that the standard library has started.
+    #[expect(clippy::zombie_processes, reason = "the Child is waited for")]
+    fn child(script: &str) -> Child {
+        let process = Command::new("/bin/sh").args(["-c", script]).spawn().unwrap();
+        Child::new(process.id() as pid_t, pidfd_open(process.id()))
+    }
+
+    #[test]
+    fn an_exit_code_is_reported_and_remembered() {
+        let mut child = child("exit 7");
+        assert_eq!(child.wait().unwrap().code(), Some(7));
+        assert_eq!(child.wait().unwrap().code(), Some(7));
+        assert_eq!(child.try_wait().unwrap().and_then(|status| status.code()), Some(7));
+        child.kill().unwrap();
+    }
+
+    #[test]
+    fn a_running_child_has_no_status_and_can_be_killed() {
+        let mut child = child("sleep 100");
+        assert_eq!(child.try_wait().unwrap(), None);
+        child.send_signal(0).unwrap();
+        child.kill().unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!((status.signal(), status.code()), (Some(libc::SIGKILL), None));
+    }
+
+    #[test]
+    fn a_signal_is_not_an_exit_code() {
+        let mut child = child("kill -TERM $$");
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
+    }
+
+    #[test]
+    fn status_words_are_those_of_wait() {
+        assert!(ExitStatus::from_raw(raw_status(libc::CLD_EXITED, 0)).success());
+        assert_eq!(ExitStatus::from_raw(raw_status(libc::CLD_EXITED, 255)).code(), Some(255));
+        let dumped = ExitStatus::from_raw(raw_status(libc::CLD_DUMPED, libc::SIGSEGV));
+        assert!(dumped.core_dumped());
+        assert_eq!(dumped.signal(), Some(libc::SIGSEGV));
+    }
+
+    #[test]
+    fn an_unknown_signal_is_refused() {
+        let mut child = child("sleep 100");
+        assert_eq!(child.send_signal(65).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_child_that_somebody_else_waited_for() {
+        let mut process = Command::new("/bin/true").spawn().unwrap();
+        let mut child = Child::new(process.id() as pid_t, pidfd_open(process.id()));
+        process.wait().unwrap();
+        assert_eq!(child.wait().unwrap_err().raw_os_error(), Some(libc::ECHILD));
+        child.kill().unwrap();
+    }
+}

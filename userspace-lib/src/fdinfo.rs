@@ -1,0 +1,108 @@
+//! What `/proc/PID/fdinfo/FD` says about a template.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::str;
+
+use crate::Error;
+
+/// What the kernel tells about a template: which executable it holds, and how often it was started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Path of the executable, as the kernel prints it now: with ` (deleted)` at its end when it was unlinked.
+    pub path: PathBuf,
+    /// Device that the executable is on: major and minor number.
+    pub device: (u32, u32),
+    /// Inode number of the executable.
+    pub inode: u64,
+    /// Size of the executable when the template was made, in bytes.
+    pub size: u64,
+    /// The ELF interpreter (dynamic loader) the program asks for; `None` for a static program.
+    pub interpreter: Option<PathBuf>,
+    /// How many ELF program headers it has.
+    pub program_headers: u64,
+    /// How many processes were started.
+    pub spawns: u64,
+    /// How many attempts to start one failed.
+    pub failures: u64,
+}
+
+impl Stats {
+    /// Reads the text of the file. Lines with other names are passed over.
+    pub(crate) fn parse(text: &[u8]) -> Result<Self, Error> {
+        let path = path(field(text, "path")?);
+        let device = str::from_utf8(field(text, "dev")?)
+            .ok()
+            .and_then(|device| device.split_once(':'))
+            .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)))
+            .ok_or(Error::Reply("the device in fdinfo is not major:minor"))?;
+        let interpreter = match field(text, "interpreter")? {
+            b"-" => None,
+            name => Some(self::path(name)),
+        };
+        Ok(Stats {
+            path,
+            device,
+            inode: number(text, "inode")?,
+            size: number(text, "size")?,
+            interpreter,
+            program_headers: number(text, "program-headers")?,
+            spawns: number(text, "spawns")?,
+            failures: number(text, "failures")?,
+        })
+    }
+}
+
+/// The value of the line `name:<tab>value`.
+fn field<'a>(text: &'a [u8], name: &str) -> Result<&'a [u8], Error> {
+    text.split(|&byte| byte == b'\n')
+        .find_map(|line| line.strip_prefix(name.as_bytes())?.strip_prefix(b":"))
+        .map(<[u8]>::trim_ascii_start)
+        .ok_or(Error::Reply("fdinfo lacks a field: not a spawn template"))
+}
+
+fn number(text: &[u8], name: &str) -> Result<u64, Error> {
+    let value = field(text, name)?;
+    str::from_utf8(value).ok().and_then(|value| value.parse().ok()).ok_or(Error::Reply("a number in fdinfo is none"))
+}
+
+fn path(bytes: &[u8]) -> PathBuf {
+    PathBuf::from(OsStr::from_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    const TEXT: &str = "pos:\t0\nflags:\t02000002\nmnt_id:\t16\nino:\t1057\npath:\t/usr/bin/my echo\ndev:\t254:0\n\
+                        inode:\t1234\nsize:\t43856\ninterpreter:\t/lib64/ld-linux-x86-64.so.2\nprogram-headers:\t13\n\
+                        spawns:\t7\nfailures:\t2\n";
+
+    #[test]
+    fn reads_all_fields() {
+        let stats = Stats::parse(TEXT.as_bytes()).unwrap();
+        assert_eq!(stats.path, Path::new("/usr/bin/my echo"));
+        assert_eq!(stats.device, (254, 0));
+        assert_eq!((stats.inode, stats.size, stats.program_headers), (1234, 43856, 13));
+        assert_eq!(stats.interpreter.as_deref(), Some(Path::new("/lib64/ld-linux-x86-64.so.2")));
+        assert_eq!((stats.spawns, stats.failures), (7, 2));
+    }
+
+    #[test]
+    fn a_static_program_has_no_interpreter() {
+        let text = TEXT.replace("/lib64/ld-linux-x86-64.so.2", "-");
+        assert_eq!(Stats::parse(text.as_bytes()).unwrap().interpreter, None);
+    }
+
+    #[test]
+    fn refuses_the_fdinfo_of_anything_else() {
+        for text in
+            ["", "pos:\t0\nflags:\t02\n", &TEXT.replace("spawns:\t7", "spawns:\tmany"), &TEXT.replace("254:0", "x")]
+        {
+            assert!(matches!(Stats::parse(text.as_bytes()), Err(Error::Reply(_))), "{text}");
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The two system calls, as thin as they can be.
+//!
+//! Structures and constants are in [`uapi`](crate::uapi). Most programs want [`Template`](crate::Template) and
+//! [`Command`](crate::Command) instead.
+
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use libc::{c_long, pid_t};
+
+use crate::uapi::{spawn_template_create_args, spawn_template_spawn_args};
+
+/// Number of the system call `spawn_template_create` on x86-64.
+pub const NR_SPAWN_TEMPLATE_CREATE: c_long = 473;
+
+/// Number of the system call `spawn_template_spawn` on x86-64.
+pub const NR_SPAWN_TEMPLATE_SPAWN: c_long = 474;
+
+/// *spawn_template_create* - make a template and return its descriptor.
+///
+/// `size` is the size in bytes of the structure behind `args`.
+///
+/// # Errors
+///
+/// The `errno` of the call, see [`Template::open`](crate::Template::open).
+///
+/// # Safety
+///
+/// The kernel only reads, and answers `EFAULT` where it cannot: `args` and the path in it may be any address. `execfd`, if
+/// it is not negative, should be a descriptor that the caller may use.
+pub unsafe fn spawn_template_create(args: *const spawn_template_create_args, size: usize) -> io::Result<OwnedFd> {
+    // SAFETY: the kernel checks both arguments; reading is all it does.
+    let fd = unsafe { libc::syscall(NR_SPAWN_TEMPLATE_CREATE, args, size) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // A descriptor fits in an int.
+    // SAFETY: the call succeeded, so `fd` is a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// *spawn_template_spawn* - start a process from a template and return its process id.
+///
+/// `size` is the size in bytes of the structure behind `args`. The child's pidfd is stored where `args.pidfd` points and
+/// belongs to the caller.
+///
+/// # Errors
+///
+/// The `errno` of the call, see [`Command::spawn`](crate::Command::spawn).
+///
+/// # Safety
+///
+/// `args.pidfd` must be the address of an `int` that the kernel may overwrite, or one where it cannot write at all. All
+/// other addresses are only read and may be bad (`EFAULT`). `template` and the descriptors that actions name should be
+/// ones that the caller may use.
+pub unsafe fn spawn_template_spawn(
+    template: RawFd,
+    args: *const spawn_template_spawn_args,
+    size: usize,
+) -> io::Result<pid_t> {
+    // SAFETY: the kernel checks every argument, and the caller answers for `args.pidfd`, the only place written to.
+    let pid = unsafe { libc::syscall(NR_SPAWN_TEMPLATE_SPAWN, template, args, size) };
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // A process id fits in an int.
+    Ok(pid as pid_t)
+}
