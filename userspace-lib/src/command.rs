@@ -163,6 +163,17 @@ impl<'a> Command<'a> {
     }
 
     /// Makes `target` of the child a duplicate of `source`: [`Action::Dup2`].
+    ///
+    /// A descriptor of the caller stays borrowed while the command exists, so it cannot be closed too early:
+    ///
+    /// ```compile_fail,E0505
+    /// # fn closed_too_early(template: &spawn_template::Template, input: std::fs::File) {
+    /// let mut command = spawn_template::Command::new(template);
+    /// command.dup2(&input, 0);
+    /// drop(input);
+    /// let child = command.spawn();
+    /// # }
+    /// ```
     pub fn dup2(&mut self, source: impl Into<Fd<'a>>, target: RawFd) -> &mut Self {
         self.action(Action::Dup2 { source: source.into(), target, cloexec: false })
     }
@@ -439,4 +450,236 @@ fn address<T>(pointer: *const T) -> u64 {
 /// A vector of strings as `execve(2)` takes it, ended by a null pointer.
 fn vector(strings: &[CString]) -> Vec<u64> {
     strings.iter().map(|string| address(string.as_ptr())).chain([0]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::CStr;
+    use std::fs::File;
+    use std::os::raw::c_char;
+
+    use crate::ChildFd;
+
+    /// Not a template to the kernel, but good for everything up to the system call.
+    fn template() -> Template {
+        Template::for_tests(File::open("/dev/null").unwrap().into(), c"/bin/cat")
+    }
+
+    fn mistake(command: &Command<'_>) -> InvalidInput {
+        match command.spawn() {
+            Err(Error::Input(mistake)) => mistake,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The strings of an argument vector, as the kernel would read them.
+    fn strings(vector: &[u64]) -> Vec<&CStr> {
+        let (end, strings) = vector.split_last().unwrap();
+        assert_eq!(*end, 0);
+        let pointers = strings.iter().map(|&address| std::ptr::with_exposed_provenance::<c_char>(address as usize));
+        // SAFETY: vector() has made them from C strings that still live.
+        pointers.map(|pointer| unsafe { CStr::from_ptr(pointer) }).collect()
+    }
+
+    fn read<T: Copy>(address: u64) -> T {
+        // SAFETY: only used on addresses that Prepared::new() has made from a T that still lives.
+        unsafe { std::ptr::with_exposed_provenance::<T>(address as usize).read() }
+    }
+
+    #[test]
+    fn without_the_calls_it_says_so() {
+        let template = template();
+        let error = Command::new(&template).spawn().unwrap_err();
+        if !crate::is_supported() {
+            assert!(error.is_unsupported());
+        }
+        assert!(matches!(error, Error::Os { call: Call::Spawn, .. }), "{error:?}");
+    }
+
+    #[test]
+    fn argument_vector() {
+        let template = template();
+        let mut command = Command::new(&template);
+        assert_eq!(strings(&command.prepare().unwrap().argv), [c"/bin/cat"]);
+        command.arg("-n").args(["", "a b"]);
+        assert_eq!(strings(&command.prepare().unwrap().argv), [c"/bin/cat", c"-n", c"", c"a b"]);
+        command.arg0("dog");
+        assert_eq!(strings(&command.prepare().unwrap().argv), [c"dog", c"-n", c"", c"a b"]);
+    }
+
+    #[test]
+    fn environment_is_the_callers_with_changes() {
+        let template = template();
+        let mut command = Command::new(&template);
+        command.env("B", "2").env("A", "1").env("B", "3").env("CARGO", "x").env_remove("PATH").env_remove("C");
+        let prepared = command.prepare().unwrap();
+        let envp = strings(&prepared.envp);
+        assert!(envp.ends_with(&[c"A=1", c"B=3", c"CARGO=x"]), "{envp:?}");
+        assert_eq!(envp.iter().filter(|variable| variable.to_bytes().starts_with(b"CARGO=")).count(), 1);
+        assert!(!envp.iter().any(|variable| variable.to_bytes().starts_with(b"PATH=")));
+        let unchanged = env::vars_os().filter(|(name, _)| name != "PATH" && name != "CARGO").count();
+        assert_eq!(envp.len(), unchanged + 3);
+    }
+
+    #[test]
+    fn environment_can_be_empty_or_only_what_is_set() {
+        let template = template();
+        let mut command = Command::new(&template);
+        command.env("A", "1").env_clear();
+        assert!(strings(&command.prepare().unwrap().envp).is_empty());
+        command.envs([("X", "with = sign"), ("Y", "")]);
+        assert_eq!(strings(&command.prepare().unwrap().envp), [c"X=with = sign", c"Y="]);
+    }
+
+    #[test]
+    fn actions_in_the_kernels_form() {
+        let template = template();
+        let file = File::open("/dev/null").unwrap();
+        let fd = file.as_raw_fd();
+        let mut command = Command::new(&template);
+        command
+            .dup2(&file, 1)
+            .action(Action::Dup2 { source: ChildFd(1).into(), target: 200, cloexec: true })
+            .fchdir(&file)
+            .open(Open::read_write("a").create(0o640).append(true).resolve(8), 0)
+            .sigmask(SignalSet::of([1]).unwrap())
+            .open(Open::read("b").at(&file), 201)
+            .sigdefault(SignalSet::full())
+            .close(2)
+            .close_range(300, None)
+            .action(Action::CloseRange { first: 300, last: Some(400), cloexec: true });
+        let prepared = command.prepare().unwrap();
+        let plain: Vec<_> =
+            prepared.actions.iter().map(|action| (action.type_, action.flags, action.fd, action.newfd)).collect();
+        assert_eq!(
+            plain,
+            [
+                (SPAWN_TEMPLATE_ACTION_DUP2, 0, fd, 1),
+                (SPAWN_TEMPLATE_ACTION_DUP2, libc::O_CLOEXEC as u32, 1, 200),
+                (SPAWN_TEMPLATE_ACTION_FCHDIR, 0, fd, 0),
+                (SPAWN_TEMPLATE_ACTION_OPEN, 0, libc::AT_FDCWD, 0),
+                (SPAWN_TEMPLATE_ACTION_SIGMASK, 0, 0, 0),
+                (SPAWN_TEMPLATE_ACTION_OPEN, 0, fd, 201),
+                (SPAWN_TEMPLATE_ACTION_SIGDEFAULT, 0, 0, 0),
+                (SPAWN_TEMPLATE_ACTION_CLOSE, 0, 2, 0),
+                (SPAWN_TEMPLATE_ACTION_CLOSE_RANGE, 0, 300, -1),
+                (SPAWN_TEMPLATE_ACTION_CLOSE_RANGE, libc::CLOSE_RANGE_CLOEXEC, 300, 400),
+            ]
+        );
+        for index in [0, 1, 2, 7, 8, 9] {
+            assert_eq!(prepared.actions[index].arg, 0);
+        }
+
+        let open: spawn_template_open = read(prepared.actions[3].arg);
+        assert_eq!(strings(&[open.path, 0]), [c"a"]);
+        assert_eq!(open.how.flags, (libc::O_RDWR | libc::O_CREAT | libc::O_APPEND) as u64);
+        assert_eq!((open.how.mode, open.how.resolve), (0o640, 8));
+        let open: spawn_template_open = read(prepared.actions[5].arg);
+        assert_eq!(strings(&[open.path, 0]), [c"b"]);
+        assert_eq!((open.how.flags, open.how.mode, open.how.resolve), (0, 0, 0));
+        for (index, bits) in [(4, 1), (6, u64::MAX)] {
+            let sigset: spawn_template_sigset = read(prepared.actions[index].arg);
+            assert_eq!((read::<u64>(sigset.sigset), sigset.sigsetsize), (bits, 8));
+        }
+    }
+
+    #[test]
+    fn inherit_fds_is_a_flag() {
+        let template = template();
+        let mut command = Command::new(&template);
+        assert_eq!(command.prepare().unwrap().flags, 0);
+        command.inherit_fds(true);
+        assert_eq!(command.prepare().unwrap().flags, u64::from(SPAWN_TEMPLATE_SPAWN_INHERIT_FDS));
+    }
+
+    #[test]
+    fn nul_bytes_are_mistakes() {
+        let template = template();
+        assert_eq!(mistake(Command::new(&template).args(["a", "b\0"])), InvalidInput::NulInArgument(2));
+        assert_eq!(mistake(Command::new(&template).arg0("\0")), InvalidInput::NulInArgument(0));
+        assert_eq!(mistake(Command::new(&template).env("A", "\0")), InvalidInput::NulInEnvironment);
+        assert_eq!(mistake(Command::new(&template).env("A\0", "")), InvalidInput::NulInEnvironment);
+        assert_eq!(mistake(Command::new(&template).open(Open::read("/dev/null\0"), 0)), InvalidInput::NulInPath);
+    }
+
+    #[test]
+    fn names_of_variables_are_checked() {
+        let template = template();
+        for name in ["", "A=B", "="] {
+            assert_eq!(mistake(Command::new(&template).env(name, "")), InvalidInput::EnvironmentName);
+        }
+    }
+
+    #[test]
+    fn the_first_mistake_counts_and_stays() {
+        let template = template();
+        let mut command = Command::new(&template);
+        command.arg("\0").env("", "").arg("good");
+        assert_eq!(mistake(&command), InvalidInput::NulInArgument(1));
+        assert_eq!(mistake(&command), InvalidInput::NulInArgument(1));
+    }
+
+    #[test]
+    fn at_most_256_actions() {
+        let template = template();
+        let mut command = Command::new(&template);
+        for fd in 0..256 {
+            command.close(fd);
+        }
+        assert_eq!(command.prepare().unwrap().actions.len(), 256);
+        command.close(256);
+        assert_eq!(mistake(&command), InvalidInput::TooManyActions);
+    }
+
+    #[test]
+    fn negative_numbers_and_empty_ranges() {
+        let template = template();
+        let file = File::open("/dev/null").unwrap();
+        assert_eq!(mistake(Command::new(&template).close(-1)), InvalidInput::NegativeFd(0));
+        assert_eq!(mistake(Command::new(&template).close(0).dup2(&file, -100)), InvalidInput::NegativeFd(1));
+        assert_eq!(mistake(Command::new(&template).dup2(ChildFd(-1), 0)), InvalidInput::NegativeFd(0));
+        assert_eq!(mistake(Command::new(&template).open(Open::read("/"), -1)), InvalidInput::NegativeFd(0));
+        assert_eq!(mistake(Command::new(&template).close_range(-1, None)), InvalidInput::NegativeFd(0));
+        assert_eq!(mistake(Command::new(&template).close_range(3, Some(-1))), InvalidInput::NegativeFd(0));
+        assert_eq!(mistake(Command::new(&template).close_range(3, Some(2))), InvalidInput::EmptyRange(0));
+    }
+
+    #[test]
+    fn a_childs_descriptor_has_to_be_placed_first() {
+        let template = template();
+        let file = File::open("/dev/null").unwrap();
+        let fd = 1000;
+        let nothing = |action| InvalidInput::NothingPlaced { action, fd };
+
+        let mut command = Command::new(&template);
+        assert_eq!(mistake(command.dup2(ChildFd(fd), 1)), nothing(0));
+        assert_eq!(mistake(Command::new(&template).fchdir(ChildFd(fd))), nothing(0));
+        assert_eq!(mistake(Command::new(&template).open(Open::read("a").at(ChildFd(fd)), 0)), nothing(0));
+        assert!(Command::new(&template).dup2(ChildFd(2), 1).prepare().is_ok());
+        assert!(Command::new(&template).dup2(&file, fd).dup2(ChildFd(fd), 1).prepare().is_ok());
+        assert!(Command::new(&template).open(Open::read("/"), fd).fchdir(ChildFd(fd)).prepare().is_ok());
+
+        let mut command = Command::new(&template);
+        assert_eq!(mistake(command.dup2(&file, fd).close(fd).dup2(ChildFd(fd), 1)), nothing(2));
+        let mut command = Command::new(&template);
+        assert_eq!(mistake(command.dup2(&file, fd).close_range(3, None).dup2(ChildFd(fd), 1)), nothing(2));
+        let mut command = Command::new(&template);
+        let cloexec = Action::CloseRange { first: 3, last: None, cloexec: true };
+        assert!(command.dup2(&file, fd).action(cloexec).dup2(ChildFd(fd), 1).prepare().is_ok());
+    }
+
+    #[test]
+    fn a_callers_descriptor_must_not_have_been_replaced() {
+        let template = template();
+        let (a, b) = (File::open("/dev/null").unwrap(), File::open("/dev/zero").unwrap());
+        let fd = b.as_raw_fd();
+        let replaced = InvalidInput::Overwritten { action: 1, fd };
+        assert_eq!(mistake(Command::new(&template).dup2(&a, fd).dup2(&b, 1)), replaced);
+        assert_eq!(mistake(Command::new(&template).open(Open::read("/"), fd).fchdir(&b)), replaced);
+        // A descriptor that keeps its number is still itself, and is then one of the child as well.
+        assert!(Command::new(&template).dup2(&b, fd).dup2(&b, 1).dup2(ChildFd(fd), 2).prepare().is_ok());
+        // One that was closed is not: the kernel answers EBADF, not with another file.
+        assert!(Command::new(&template).close(fd).dup2(&b, 1).prepare().is_ok());
+    }
 }

@@ -73,6 +73,11 @@ impl Template {
         stats(self.fd.as_fd())
     }
 
+    #[cfg(test)]
+    pub(crate) fn for_tests(fd: OwnedFd, arg0: &CStr) -> Self {
+        Template { fd, arg0: arg0.to_owned() }
+    }
+
     pub(crate) fn arg0(&self) -> &CStr {
         &self.arg0
     }

@@ -1,0 +1,73 @@
+//! What can be seen on any kernel, above all on one without spawn templates.
+
+use std::error::Error as _;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use spawn_template::{Call, Child, Command, Error, InvalidInput, Prepared, SignalSet, Template, TemplateOptions, sys};
+
+fn assert_unsupported(error: Error) {
+    assert!(error.is_unsupported(), "{error:?}");
+    assert!(matches!(error, Error::Os { call: Call::Create, .. }));
+    assert_eq!(error.raw_os_error(), Some(libc::ENOSYS));
+    assert_eq!(error.to_string(), "spawn_template_create: this kernel has no spawn templates");
+    assert!(error.source().is_some());
+    let error = io::Error::from(error);
+    assert_eq!((error.kind(), error.raw_os_error()), (io::ErrorKind::Unsupported, Some(libc::ENOSYS)));
+}
+
+#[test]
+fn a_kernel_without_the_calls_says_so() {
+    if spawn_template::is_supported() {
+        eprintln!("skipped: this kernel has spawn templates");
+        return;
+    }
+    assert_unsupported(Template::open("/bin/true").unwrap_err());
+    assert_unsupported(TemplateOptions::new().close_on_exec(false).open("/does/not/exist").unwrap_err());
+    assert_unsupported(Template::from_file(File::open("/bin/true").unwrap()).unwrap_err());
+
+    // SAFETY: null pointers with size 0 give the kernel nothing to read or write.
+    let spawn = unsafe { sys::spawn_template_spawn(-1, std::ptr::null(), 0) };
+    assert_eq!(spawn.unwrap_err().raw_os_error(), Some(libc::ENOSYS));
+}
+
+#[test]
+fn a_kernel_with_the_calls_starts_programs() {
+    if !spawn_template::is_supported() {
+        eprintln!("skipped: this kernel has no spawn templates");
+        return;
+    }
+    let template = Template::open("/bin/true").unwrap();
+    assert!(Command::new(&template).status().unwrap().success());
+    assert_eq!(template.stats().unwrap().spawns, 1);
+}
+
+#[test]
+fn paths_are_checked_before_the_kernel_is_asked() {
+    for path in ["", "true", "./true", "../bin/true"] {
+        let error = Template::open(path).unwrap_err();
+        assert!(matches!(error, Error::Input(InvalidInput::RelativePath)), "{path:?}: {error:?}");
+        assert_eq!(io::Error::from(error).kind(), io::ErrorKind::InvalidInput);
+    }
+    let error = Template::open("/bin/true\0").unwrap_err();
+    assert!(matches!(error, Error::Input(InvalidInput::NulInPath)), "{error:?}");
+    assert_eq!(error.to_string(), "the path contains a NUL byte");
+}
+
+#[test]
+fn a_descriptor_that_is_no_template_is_refused() {
+    let file = OwnedFd::from(File::open("/dev/null").unwrap());
+    assert!(matches!(Template::from_owned_fd(file), Err(Error::Reply(_))));
+}
+
+#[test]
+fn types_can_be_shared_between_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Template>();
+    shared::<Command<'_>>();
+    shared::<Prepared<'_>>();
+    shared::<Child>();
+    shared::<SignalSet>();
+    shared::<Error>();
+}
