@@ -94,6 +94,9 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         return cache::clean(&cli.global, args);
     }
     let ctx = Context::new(&cli.global)?;
+    if needs_tools(&cli.command) {
+        prereq::ensure(&ctx)?;
+    }
     match cli.command {
         Command::Bench(args) => bench::main(&ctx, args),
         Command::Test(args) => test::main(&ctx, args),
@@ -106,4 +109,9 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Patches(command) => patches::main(&ctx, command),
         Command::Clean(_) => unreachable!("handled above"),
     }
+}
+
+/// Everything but looking around and rewriting files builds or boots something.
+fn needs_tools(command: &Command) -> bool {
+    !matches!(command, Command::Doctor | Command::Patches(patches::PatchesCommand::Refresh { .. }))
 }
