@@ -51,15 +51,16 @@ impl From<ChildFd> for Fd<'_> {
 
 /// One step that the child takes before it runs the program.
 ///
-/// The steps run in the order in which they were given to [`Command::action`](crate::Command::action). The first that fails ends the spawn with its
-/// error. Targets are numbers in the child's own descriptor table; nothing here changes the caller's.
+/// The steps run in the order in which they were given to [`Command::action`](crate::Command::action). The first that
+/// fails ends the spawn with its error. Targets are numbers in the child's own descriptor table; nothing here changes
+/// the caller's.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Action<'a> {
     /// Close a descriptor of the child. Closing one that is not open is no error.
     Close(RawFd),
-    /// Make `target` of the child a duplicate of `source`, closing what was there. `dup2(2)`, except that a `source` with
-    /// the number of `target` loses its close-on-exec flag.
+    /// Make `target` of the child a duplicate of `source`, closing what was there. `dup2(2)`, except that a `source`
+    /// with the number of `target` loses its close-on-exec flag.
     Dup2 {
         /// What to duplicate.
         source: Fd<'a>,
@@ -101,6 +102,7 @@ pub enum Action<'a> {
 /// let log = Open::write("/tmp/log").append(true).create(0o644);
 /// ```
 #[derive(Debug, Clone)]
+#[must_use]
 pub struct Open<'a> {
     pub(crate) dir: Option<Fd<'a>>,
     pub(crate) path: PathBuf,
@@ -112,7 +114,8 @@ pub struct Open<'a> {
 impl<'a> Open<'a> {
     /// A file to open with these `O_*` flags. `O_CLOEXEC` closes it again when the program starts.
     ///
-    /// The path is relative to the working directory that the child has at this point, unless [`at`](Self::at) names another.
+    /// The path is relative to the working directory that the child has at this point, unless [`at`](Self::at) names
+    /// another.
     pub fn with_flags(path: impl AsRef<Path>, flags: i32) -> Self {
         // The flags of open() are the low 32 bits of those of openat2().
         Open { dir: None, path: path.as_ref().to_path_buf(), flags: u64::from(flags as u32), mode: 0, resolve: 0 }
@@ -181,7 +184,8 @@ pub(crate) struct Placed {
 }
 
 impl Placed {
-    /// Follows the action with this index, after checking that its source means to the kernel what it means to the caller.
+    /// Follows the action with this index, after checking that its source means to the kernel what it means to the
+    /// caller.
     pub(crate) fn follow(&mut self, index: usize, action: &Action<'_>) -> Result<(), InvalidInput> {
         match *action {
             Action::Close(fd) => {

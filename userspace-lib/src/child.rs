@@ -12,8 +12,8 @@ use crate::{Call, Error};
 
 /// A process that was started from a template, with its pidfd.
 ///
-/// As with [`std::process::Child`], dropping it neither ends the process nor waits for it: the process runs on, and when it
-/// ends it stays a zombie until this process ends or waits for it by other means.
+/// As with [`std::process::Child`], dropping it neither ends the process nor waits for it: the process runs on, and
+/// when it ends it stays a zombie until this process ends or waits for it by other means.
 #[derive(Debug)]
 pub struct Child {
     pid: pid_t,
@@ -108,7 +108,7 @@ impl Child {
     /// Asks for the status once, with `WNOHANG` or 0; `None` when the process still runs.
     fn poll(&mut self, options: c_int) -> Result<Option<ExitStatus>, Error> {
         if self.status.is_none() {
-            self.status = wait_status(self.pidfd.as_fd(), options).map_err(|source| Error::os(Call::Wait, source))?;
+            self.status = wait_status(self.pidfd.as_fd(), options).map_err(|error| Error::os(Call::Wait, error))?;
         }
         Ok(self.status)
     }

@@ -88,6 +88,7 @@ impl<'a> Command<'a> {
     /// Sets argument 0, which is the path of the template otherwise.
     pub fn arg0(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
         if let Some(arg) = self.argument(0, arg.as_ref()) {
+            // There is always an argument 0.
             self.args[0] = arg;
         }
         self
@@ -142,8 +143,9 @@ impl<'a> Command<'a> {
         self
     }
 
-    /// Whether the child starts from a copy of the caller's descriptor table, less what is close-on-exec, instead of from
-    /// descriptors 0, 1 and 2 alone. False by default; true is the way of `fork(2)`, and costs more the more are open.
+    /// Whether the child starts from a copy of the caller's descriptor table, less what is close-on-exec, instead of
+    /// from descriptors 0, 1 and 2 alone. False by default; true is the way of `fork(2)`, and costs more the more are
+    /// open.
     pub fn inherit_fds(&mut self, inherit: bool) -> &mut Self {
         self.inherit_fds = inherit;
         self
@@ -214,7 +216,8 @@ impl<'a> Command<'a> {
     /// | errno | reason |
     /// | --- | --- |
     /// | `ESTALE` | the executable changed since the template was made, or its path names another file |
-    /// | `EACCES` | the caller's credentials are not those the template was made with, or the program may not be executed |
+    /// | `EACCES` | the caller's credentials are not those that the template was made with |
+    /// | `EACCES` | the program may not be executed, or an action was refused |
     /// | `ETXTBSY` | somebody has the executable open for writing |
     /// | `E2BIG` | arguments and environment are too large, see `execve(2)` |
     /// | `EMFILE`, `ENFILE` | no descriptor left for the pidfd |
@@ -222,7 +225,7 @@ impl<'a> Command<'a> {
     /// | `ENOMEM` | out of memory |
     /// | `EBADF` | an action takes a descriptor that is not open there, or places one at `RLIMIT_NOFILE` or above |
     /// | `EINVAL` | an action has flags or a mode that `openat2(2)` or `dup3(2)` refuse |
-    /// | `ENOENT`, `ENOTDIR`, `EACCES`, ... | an action failed, as `openat2(2)` or `fchdir(2)` |
+    /// | `ENOENT`, `ENOTDIR`, ... | an action failed, as `openat2(2)` or `fchdir(2)` |
     /// | others | exec failed, as `execve(2)` |
     pub fn spawn(&self) -> Result<Child, Error> {
         self.prepare()?.spawn()
@@ -424,10 +427,10 @@ impl<'c> Prepared<'c> {
             actions_len: self.actions.len() as u64,
             ..Default::default()
         };
-        // SAFETY: `pidfd` may be written to. The addresses lead to what `self` owns or borrows, and the template and the
-        // descriptors in the actions are borrowed for longer than `self` lives.
+        // SAFETY: `pidfd` may be written to. The addresses lead to what `self` owns or borrows, and the template and
+        // the descriptors in the actions are borrowed for longer than `self` lives.
         let pid = unsafe { sys::spawn_template_spawn(self.template.as_raw_fd(), &args, size_of_val(&args)) }
-            .map_err(|source| Error::os(Call::Spawn, source))?;
+            .map_err(|error| Error::os(Call::Spawn, error))?;
         if pid <= 0 || pidfd < 0 {
             return Err(Error::Reply("spawn_template_spawn succeeded without a process id or a pidfd"));
         }

@@ -5,6 +5,9 @@ use std::io;
 use std::os::fd::RawFd;
 
 /// Why an operation of this crate failed.
+///
+/// Its text includes that of the operating system's error, which therefore is not repeated as
+/// [`source`](std::error::Error::source).
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
@@ -16,7 +19,7 @@ pub enum Error {
         /// Which call.
         call: Call,
         /// Its error; [`io::Error::raw_os_error`] is the `errno`.
-        source: io::Error,
+        error: io::Error,
     },
     /// The kernel answered something that the interface does not allow; the text says what.
     Reply(&'static str),
@@ -66,8 +69,8 @@ pub enum InvalidInput {
         /// The number in the child.
         fd: RawFd,
     },
-    /// The action with this index takes the caller's descriptor `fd`, but an earlier action placed something else at the
-    /// same number in the child, and the kernel would take that.
+    /// The action with this index takes the caller's descriptor `fd`, but an earlier action placed something else at
+    /// the same number in the child, and the kernel would take that.
     #[non_exhaustive]
     Overwritten {
         /// Index of the action.
@@ -80,21 +83,22 @@ pub enum InvalidInput {
 }
 
 impl Error {
-    pub(crate) fn os(call: Call, source: io::Error) -> Self {
-        Error::Os { call, source }
+    pub(crate) fn os(call: Call, error: io::Error) -> Self {
+        Error::Os { call, error }
     }
 
     /// The `errno` of the system call that failed, if one did.
     pub fn raw_os_error(&self) -> Option<i32> {
         match self {
-            Error::Os { source, .. } => source.raw_os_error(),
+            Error::Os { error, .. } => error.raw_os_error(),
             Error::Input(_) | Error::Reply(_) => None,
         }
     }
 
     /// Whether the reason is that this kernel has no spawn templates (`ENOSYS`).
     pub fn is_unsupported(&self) -> bool {
-        self.raw_os_error() == Some(libc::ENOSYS)
+        let start = matches!(self, Error::Os { call: Call::Create | Call::Spawn, .. });
+        start && self.raw_os_error() == Some(libc::ENOSYS)
     }
 }
 
@@ -103,21 +107,13 @@ impl fmt::Display for Error {
         match self {
             Error::Input(what) => what.fmt(f),
             Error::Os { call, .. } if self.is_unsupported() => write!(f, "{call}: this kernel has no spawn templates"),
-            Error::Os { call, .. } => write!(f, "{call} failed"),
+            Error::Os { call, error } => write!(f, "{call}: {error}"),
             Error::Reply(what) => write!(f, "unexpected answer from the kernel: {what}"),
         }
     }
 }
 
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Error::Os { source, .. } => Some(source),
-            Error::Input(what) => Some(what),
-            Error::Reply(_) => None,
-        }
-    }
-}
+impl std::error::Error for Error {}
 
 impl From<InvalidInput> for Error {
     fn from(what: InvalidInput) -> Self {
@@ -125,12 +121,12 @@ impl From<InvalidInput> for Error {
     }
 }
 
-/// Keeps the `errno` of a failed system call, so that [`io::Error::raw_os_error`] and [`io::Error::kind`] tell the same as
-/// for `std::process`.
+/// Keeps the `errno` of a failed system call, so that [`io::Error::raw_os_error`] and [`io::Error::kind`] tell the same
+/// as for `std::process`.
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         match error {
-            Error::Os { source, .. } => source,
+            Error::Os { error, .. } => error,
             Error::Input(what) => io::Error::new(io::ErrorKind::InvalidInput, what),
             Error::Reply(what) => io::Error::new(io::ErrorKind::InvalidData, what),
         }

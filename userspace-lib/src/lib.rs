@@ -17,8 +17,8 @@
 //!
 //! # Differences from `std::process::Command`
 //!
-//! - **Descriptors.** The child gets 0, 1 and 2 as far as they are open in the caller, and what the actions place. Every
-//!   other descriptor stays behind, whether it is close-on-exec or not; see [`Command::inherit_fds`].
+//! - **Descriptors.** The child gets 0, 1 and 2 as far as they are open in the caller, and what the actions place. Others
+//!   stay behind, whether they are close-on-exec or not; see [`Command::inherit_fds`].
 //! - **Signals.** The child inherits the calling thread's blocked signals and every ignored signal. The Rust runtime
 //!   ignores `SIGPIPE`, so programs that rely on being ended by it need [`Command::sigdefault`].
 //! - **No `PATH` search, no scripts.** A template is made from an absolute path or an open file, and only from a native
@@ -31,7 +31,6 @@
 //! `ENOSYS`, which [`Error::is_unsupported`] recognises and [`is_supported`] tells in advance.
 //!
 //! Only x86-64 Linux has the calls; on any other target this crate does not compile.
-#![deny(missing_docs)]
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64", target_pointer_width = "64")))]
 compile_error!("spawn-template: the spawn template system calls exist on x86-64 Linux only");
@@ -58,7 +57,8 @@ pub use template::{Template, TemplateOptions};
 /// Whether this kernel has the spawn template system calls, with the module that supplies them loaded.
 ///
 /// Asks with a `spawn_template_create` that is too short to be valid: `EINVAL` means yes; `ENOSYS`, or whatever a
-/// seccomp filter answers, means no. The answer can change while the program runs, when the module is loaded or unloaded.
+/// seccomp filter answers, means no. The answer can change while the program runs, when the module is loaded or
+/// unloaded.
 pub fn is_supported() -> bool {
     // SAFETY: a null pointer with size 0 gives the kernel nothing to read.
     let answer = unsafe { sys::spawn_template_create(std::ptr::null(), 0) };

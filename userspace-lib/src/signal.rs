@@ -9,8 +9,8 @@ const HIGHEST: c_int = 64;
 
 /// A set of signals, in the kernel's form: bit *n* - 1 stands for signal *n*, for the signals 1 to 64.
 ///
-/// Unlike the C library's `sigset_t` it can hold every number the kernel knows, also the two real-time signals that glibc
-/// keeps for itself (32 and 33).
+/// Unlike the C library's `sigset_t` it can hold every number the kernel knows, also the two real-time signals that
+/// glibc keeps for itself (32 and 33).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct SignalSet(u64);
 

@@ -26,8 +26,8 @@ pub const NR_SPAWN_TEMPLATE_SPAWN: c_long = 474;
 ///
 /// # Safety
 ///
-/// The kernel only reads, and answers `EFAULT` where it cannot: `args` and the path in it may be any address. `execfd`, if
-/// it is not negative, should be a descriptor that the caller may use.
+/// The kernel only reads, and answers `EFAULT` where it cannot: `args` and the path in it may be any address. `execfd`,
+/// if it is not negative, should be a descriptor that the caller may use.
 pub unsafe fn spawn_template_create(args: *const spawn_template_create_args, size: usize) -> io::Result<OwnedFd> {
     // SAFETY: the kernel checks both arguments; reading is all it does.
     let fd = unsafe { libc::syscall(NR_SPAWN_TEMPLATE_CREATE, args, size) };
@@ -41,8 +41,8 @@ pub unsafe fn spawn_template_create(args: *const spawn_template_create_args, siz
 
 /// *spawn_template_spawn* - start a process from a template and return its process id.
 ///
-/// `size` is the size in bytes of the structure behind `args`. The child's pidfd is stored where `args.pidfd` points and
-/// belongs to the caller.
+/// `size` is the size in bytes of the structure behind `args`. The child's pidfd is stored where `args.pidfd` points
+/// and belongs to the caller.
 ///
 /// # Errors
 ///

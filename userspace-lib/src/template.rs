@@ -11,9 +11,9 @@ use crate::{Call, Error, InvalidInput, Stats, sys};
 
 /// One executable, opened and parsed, ready to be started again and again.
 ///
-/// It is a file descriptor of the kernel. Starting it does not look up the path again, but the kernel still notices when
-/// the file or what the path names has changed: [`Command::spawn`](crate::Command::spawn) then fails with `ESTALE`, and
-/// the answer is to make a new template.
+/// It is a file descriptor of the kernel. Starting it does not look up the path again, but the kernel still notices
+/// when the file or what the path names has changed: [`Command::spawn`](crate::Command::spawn) then fails with
+/// `ESTALE`, and the answer is to make a new template.
 ///
 /// A template can be used from many threads at once. Dropping it does not affect children that have been started.
 #[derive(Debug)]
@@ -44,8 +44,8 @@ impl Template {
 
     /// *spawn_template_create* - makes a template of an open executable. It may be open with `O_PATH`.
     ///
-    /// The template keeps the file itself: the descriptor can be closed afterwards. Argument 0 is `/dev/fd/N` unless the
-    /// command says otherwise, as `execveat(2)` names such a program.
+    /// The template keeps the file itself: the descriptor can be closed afterwards. Argument 0 is `/dev/fd/N` unless
+    /// the command says otherwise, as `execveat(2)` names such a program.
     ///
     /// # Errors
     ///
@@ -68,7 +68,8 @@ impl Template {
     ///
     /// # Errors
     ///
-    /// [`Error::Os`] with [`Call::Fdinfo`] when `/proc` cannot be read, [`Error::Reply`] when its text is not understood.
+    /// [`Error::Os`] with [`Call::Fdinfo`] when `/proc` cannot be read, [`Error::Reply`] when its text is not
+    /// understood.
     pub fn stats(&self) -> Result<Stats, Error> {
         stats(self.fd.as_fd())
     }
@@ -156,8 +157,7 @@ impl TemplateOptions {
             args.flags |= u64::from(SPAWN_TEMPLATE_CREATE_CLOEXEC);
         }
         // SAFETY: the path is a C string and the descriptor is open, both for as long as the call takes.
-        unsafe { sys::spawn_template_create(&args, size_of_val(&args)) }
-            .map_err(|source| Error::os(Call::Create, source))
+        unsafe { sys::spawn_template_create(&args, size_of_val(&args)) }.map_err(|error| Error::os(Call::Create, error))
     }
 }
 
@@ -173,6 +173,6 @@ fn path_to_c(path: &Path) -> Result<CString, InvalidInput> {
 
 fn stats(fd: BorrowedFd<'_>) -> Result<Stats, Error> {
     let text =
-        fs::read(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).map_err(|source| Error::os(Call::Fdinfo, source))?;
+        fs::read(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).map_err(|error| Error::os(Call::Fdinfo, error))?;
     Stats::parse(&text)
 }

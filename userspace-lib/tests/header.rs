@@ -13,8 +13,8 @@ use spawn_template::uapi;
 /// What C and Rust each say about an expression, by the expression in C.
 type Facts = BTreeMap<String, u64>;
 
-/// Collects size, alignment, and offset and size of each field, as Rust sees them. The optional name is that of a field in C
-/// that Rust cannot spell.
+/// Collects size, alignment, and offset and size of each field, as Rust sees them. The optional name is that of a field
+/// in C that Rust cannot spell.
 macro_rules! layout {
     ($facts:ident, $type:ident { $($field:ident $(as $c_name:literal)?: $field_type:ty),* $(,)? }) => {
         let c = concat!("struct ", stringify!($type));

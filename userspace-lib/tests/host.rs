@@ -1,6 +1,5 @@
 //! What can be seen on any kernel, above all on one without spawn templates.
 
-use std::error::Error as _;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,7 +11,6 @@ fn assert_unsupported(error: Error) {
     assert!(matches!(error, Error::Os { call: Call::Create, .. }));
     assert_eq!(error.raw_os_error(), Some(libc::ENOSYS));
     assert_eq!(error.to_string(), "spawn_template_create: this kernel has no spawn templates");
-    assert!(error.source().is_some());
     let error = io::Error::from(error);
     assert_eq!((error.kind(), error.raw_os_error()), (io::ErrorKind::Unsupported, Some(libc::ENOSYS)));
 }
@@ -59,6 +57,12 @@ fn paths_are_checked_before_the_kernel_is_asked() {
 fn a_descriptor_that_is_no_template_is_refused() {
     let file = OwnedFd::from(File::open("/dev/null").unwrap());
     assert!(matches!(Template::from_owned_fd(file), Err(Error::Reply(_))));
+}
+
+#[test]
+fn texts_name_the_call_and_the_reason() {
+    let text = Template::from_owned_fd(File::open("/dev/null").unwrap().into()).unwrap_err().to_string();
+    assert_eq!(text, "unexpected answer from the kernel: fdinfo lacks a field: not a spawn template");
 }
 
 #[test]
