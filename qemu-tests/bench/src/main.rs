@@ -7,7 +7,6 @@
 mod methods;
 mod parents;
 mod stats;
-mod template;
 
 use std::error::Error;
 use std::process::{Command, ExitCode};
@@ -150,7 +149,7 @@ fn measure_all(options: &Options) -> Result<(), Box<dyn Error>> {
         if methods.contains(&Method::SpawnTemplate)
             && let Err(error) = program.make_template()
         {
-            if error.raw_os_error() != Some(libc::ENOSYS) {
+            if !error.is_unsupported() {
                 return Err(format!("making a template of {file}: {error}").into());
             }
             methods.retain(|&method| method != Method::SpawnTemplate);

@@ -1,13 +1,15 @@
 //! The five ways to start a program and wait for its end, each as one function whose duration is the measurement.
 
 use std::arch::asm;
-use std::ffi::{CString, c_char, c_int};
+use std::ffi::{CString, OsStr, c_char, c_int};
 use std::io;
-use std::mem;
-use std::os::fd::RawFd;
+use std::mem::{self, MaybeUninit};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 
-use crate::template;
+use spawn_template::uapi::spawn_template_spawn_args;
+use spawn_template::{Template, sys};
 
 /// A way to start a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +49,7 @@ pub struct Program {
     path: CString,
     environment: CString,
     stack: Box<ChildStack>,
-    template: Option<RawFd>,
+    template: Option<Template>,
 }
 
 /// The stack a clone3 child starts on. The child here calls execve() without touching it.
@@ -66,14 +68,14 @@ impl Program {
     }
 
     /// Makes the template that [`Method::SpawnTemplate`] starts.
-    pub fn make_template(&mut self) -> io::Result<()> {
-        self.template = Some(template::create(&self.path)?);
+    pub fn make_template(&mut self) -> Result<(), spawn_template::Error> {
+        self.template = Some(Template::open(OsStr::from_bytes(self.path.to_bytes()))?);
         Ok(())
     }
 
-    /// How many processes the kernel says it has started from the template.
-    pub fn template_spawns(&self) -> io::Result<Option<u64>> {
-        self.template.map(template::spawns).transpose()
+    /// How many processes the kernel says it has started from the template, if there is one.
+    pub fn template_spawns(&self) -> Result<Option<u64>, spawn_template::Error> {
+        self.template.as_ref().map(|template| Ok(template.stats()?.spawns)).transpose()
     }
 
     /// Starts the program with `method` and waits until it is reaped. An error unless it exits with status 0.
@@ -87,8 +89,8 @@ impl Program {
             Method::PosixSpawn => wait(self.posix_spawn(argv, envp)?),
             Method::Clone3 => wait(self.clone3_exec(argv, envp)?),
             Method::SpawnTemplate => {
-                let template = self.template.ok_or(io::ErrorKind::Unsupported)?;
-                template::wait_and_close(template::spawn(template, argv, envp)?)
+                let template = self.template.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+                wait_and_close(spawn(template, argv, envp)?)
             }
         }
     }
@@ -202,4 +204,40 @@ fn wait(pid: libc::pid_t) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     if status == 0 { Ok(()) } else { Err(io::Error::other(format!("the child ended with wait status {status:#x}"))) }
+}
+
+/// Starts a process from `template` and returns its pidfd. This is the bare system call, as the other methods are: the
+/// crate's `Command` would build the vectors anew each time.
+fn spawn(template: &Template, argv: *const *const c_char, envp: *const *const c_char) -> io::Result<OwnedFd> {
+    let mut pidfd: c_int = -1;
+    let arguments = spawn_template_spawn_args {
+        pidfd: (&raw mut pidfd) as u64,
+        argv: argv as u64,
+        envp: envp as u64,
+        ..Default::default()
+    };
+    // SAFETY: the call writes `pidfd` only, and reads the structure and vectors that are NUL and NULL terminated.
+    unsafe { sys::spawn_template_spawn(template.as_fd().as_raw_fd(), &arguments, size_of_val(&arguments))? };
+    // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(pidfd) })
+}
+
+/// Reaps the child of `pidfd`, which must exit with status 0, and closes the pidfd.
+fn wait_and_close(pidfd: OwnedFd) -> io::Result<()> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let id = pidfd.as_raw_fd() as libc::id_t;
+    // SAFETY: waitid only writes the structure passed to it.
+    if unsafe { libc::waitid(libc::P_PIDFD, id, info.as_mut_ptr(), libc::WEXITED) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    drop(pidfd);
+    // SAFETY: zero is a valid value of this structure of integers, and the kernel has written into it.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: waitid succeeded, so the fields of a SIGCHLD are set.
+    let status = unsafe { info.si_status() };
+    if info.si_code == libc::CLD_EXITED && status == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("the child ended with code {} and status {status}", info.si_code)))
+    }
 }
