@@ -1,11 +1,39 @@
 //! The kernel: patched source, configuration, build.
+//!
+//! Each flavour has one work tree in the cache: its source, kept equal to "pristine source + series" by rewriting only
+//! files whose content differs, and its objects, which make brings up to date. So a change in one patch costs what that
+//! change costs. What a guest boots is copied out of there into an entry of its own, named by everything it is made of.
 
-use std::path::PathBuf;
+pub mod overlay;
+mod progress;
+mod worktree;
+
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
 
+use crate::cache::{Key, Lock};
+use crate::cmd::{Cmd, create_dir, read_file, remove, write_file};
 use crate::context::Context;
+use crate::source::{self, Source};
+use crate::toolchain::Toolchain;
+use overlay::Overlay;
+use progress::Progress;
+
+/// Changes when the steps below build something else from the same inputs.
+const RECIPE: &str = "kernel 1";
+
+/// What of the configuration is ours.
+const FRAGMENT: &str = "qemu-tests/kernel/kernel.config";
+
+/// What of a kernel is kept for guests.
+const OUTPUTS: [(&str, &str); 3] =
+    [("arch/x86/boot/bzImage", "bzImage"), ("System.map", "System.map"), (".config", "config")];
+
+/// Options of ours, which a kernel without the patches does not know.
+const OUR_OPTIONS: &str = "SPAWN_TEMPLATE";
 
 /// Which kernel.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +42,16 @@ pub enum Flavor {
     Patched,
     /// The same source and configuration without them
     Upstream,
+}
+
+impl Flavor {
+    /// The name, as on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Flavor::Patched => "patched",
+            Flavor::Upstream => "upstream",
+        }
+    }
 }
 
 /// A kernel that is built.
@@ -34,11 +72,235 @@ pub struct Kernel {
 
 /// `kernel`
 pub fn main(ctx: &Context, flavor: Flavor) -> Result<ExitCode> {
-    println!("{}", ensure(ctx, flavor)?.bzimage.display());
+    let kernel = ensure(ctx, flavor)?;
+    ctx.ui.note(format!("{} kernel {}", kernel.flavor.name(), kernel.release));
+    println!("{}", kernel.bzimage.display());
     Ok(ExitCode::SUCCESS)
 }
 
 /// Returns the kernel, after building it when the cache has none.
-pub fn ensure(_ctx: &Context, _flavor: Flavor) -> Result<Kernel> {
-    anyhow::bail!("not written yet")
+pub fn ensure(ctx: &Context, flavor: Flavor) -> Result<Kernel> {
+    let plan = Plan::new(ctx, flavor)?;
+    let entry = ctx.cache.entry(&ctx.ui, "kernel", &plan.key, |partial| {
+        let tree = plan.build(ctx)?;
+        for (from, to) in OUTPUTS {
+            let from = tree.obj.join(from);
+            fs::copy(&from, partial.join(to)).with_context(|| format!("cannot keep {}", from.display()))?;
+        }
+        write_file(&partial.join("release"), tree.release()?)
+    })?;
+    Ok(Kernel {
+        flavor,
+        bzimage: entry.join("bzImage"),
+        system_map: entry.join("System.map"),
+        config: entry.join("config"),
+        release: read_file(&entry.join("release"))?,
+        key: plan.key,
+    })
+}
+
+/// Brings the build tree of `kernel` up to date and returns it, locked, to build modules against.
+pub fn tree(ctx: &Context, kernel: &Kernel) -> Result<Tree> {
+    let plan = Plan::new(ctx, kernel.flavor)?;
+    if plan.key != kernel.key {
+        bail!("the patches or the configuration changed during the run; run the same command again");
+    }
+    plan.build(ctx)
+}
+
+/// Everything a kernel is made of.
+pub struct Plan {
+    flavor: Flavor,
+    source: Source,
+    overlay: Overlay,
+    config: String,
+    toolchain: Toolchain,
+    toolchain_id: String,
+    key: String,
+}
+
+impl Plan {
+    /// The kernel of the checkout.
+    pub fn new(ctx: &Context, flavor: Flavor) -> Result<Self> {
+        let source = source::ensure(ctx)?;
+        let overlay = match flavor {
+            Flavor::Patched => Overlay::of_checkout(ctx, &source)?,
+            Flavor::Upstream => Overlay::default(),
+        };
+        Self::with_overlay(ctx, flavor, source, overlay)
+    }
+
+    /// A kernel with these changes to the pristine source.
+    pub fn with_overlay(ctx: &Context, flavor: Flavor, source: Source, overlay: Overlay) -> Result<Self> {
+        let mut config = read_file(&ctx.root.join(FRAGMENT))?;
+        // Upstream does not know our options; halfway through the series the kernel may not either.
+        if !overlay.defines_option(OUR_OPTIONS)? {
+            config =
+                config.lines().filter(|line| !line.contains(OUR_OPTIONS)).map(|line| format!("{line}\n")).collect();
+        }
+        let toolchain = Toolchain::detect()?;
+        let toolchain_id = toolchain.id()?;
+        let key = Key::new(RECIPE)
+            .text("flavor", flavor.name())
+            .text("source", &source.id)
+            .text("overlay", &overlay.digest)
+            .text("config", &config)
+            .text("toolchain", &toolchain_id)
+            .finish();
+        Ok(Self { flavor, source, overlay, config, toolchain, toolchain_id, key })
+    }
+
+    /// Makes the work tree hold this kernel, built, and returns it locked.
+    pub fn build(&self, ctx: &Context) -> Result<Tree> {
+        let lock = ctx.cache.lock(&ctx.ui, &format!("build-of-the-{}-kernel", self.flavor.name()))?;
+        let work = ctx.cache.path("work").join(self.flavor.name());
+        let tree = Tree {
+            src: work.join("src"),
+            obj: work.join("obj"),
+            make_args: self.toolchain.make_args(),
+            libclang: self.toolchain.llvm.libclang.clone(),
+            _lock: lock,
+        };
+        // Says that everything below is done, for exactly this kernel. It is absent while anything is being changed.
+        let built = work.join("built");
+        if fs::read_to_string(&built).is_ok_and(|key| key == self.key) {
+            return Ok(tree);
+        }
+        remove(&built)?;
+        create_dir(&work)?;
+        self.forget_objects_of_other_compilers(&work, &tree.obj)?;
+        worktree::sync(ctx, &work, &self.source, &self.overlay)?;
+        self.configure(ctx, &tree)?;
+        self.make(ctx, &tree)?;
+        write_file(&built, &self.key)?;
+        Ok(tree)
+    }
+
+    fn forget_objects_of_other_compilers(&self, work: &Path, obj: &Path) -> Result<()> {
+        let stamp = work.join("toolchain");
+        if !fs::read_to_string(&stamp).is_ok_and(|id| id == self.toolchain_id) {
+            remove(&stamp)?;
+            remove(obj)?;
+            create_dir(obj)?;
+            write_file(&stamp, &self.toolchain_id)?;
+        }
+        Ok(())
+    }
+
+    fn configure(&self, ctx: &Context, tree: &Tree) -> Result<()> {
+        let step = ctx.ui.step(format!("configure the {} kernel", self.flavor.name()));
+        let fragment = tree.obj.join("fragment.config");
+        write_file(&fragment, &self.config)?;
+        tree.make(ctx).arg("allnoconfig").env("KCONFIG_ALLCONFIG", &fragment).step("configuring the kernel").run(
+            ctx,
+            &format!("kernel-{}-config", self.flavor.name()),
+            |line| step.progress(line),
+        )?;
+        let lost = lost_options(&self.config, &read_file(&tree.obj.join(".config"))?);
+        if !lost.is_empty() {
+            bail!(
+                "{} option(s) of {FRAGMENT} did not survive the kernel's own configuration:\n  {}\n  next: add what they \
+                 depend on, or remove them",
+                lost.len(),
+                lost.join("\n  ")
+            );
+        }
+        step.done("");
+        Ok(())
+    }
+
+    fn make(&self, ctx: &Context, tree: &Tree) -> Result<()> {
+        let step = ctx.ui.step(format!("build the {} kernel", self.flavor.name()));
+        // The first build of a tree compiles everything; later ones only what changed, and who knows how much that is.
+        let first = !tree.obj.join("vmlinux").exists();
+        let mut progress = Progress::new(first.then_some(progress::STEPS_OF_A_FULL_BUILD));
+        tree.make(ctx)
+            .args(["bzImage", "modules"])
+            .step(format!("building the {} kernel", self.flavor.name()))
+            .hint("the same command continues where this stopped; `cargo xtask clean` starts from nothing")
+            .run(ctx, &format!("kernel-{}", self.flavor.name()), |line| {
+                if let Some(text) = progress.line(line) {
+                    step.progress(text);
+                }
+            })?;
+        step.done(format!("{} steps", progress.done()));
+        Ok(())
+    }
+}
+
+/// A work tree in which a kernel is built. Nobody else changes it as long as this value lives.
+pub struct Tree {
+    /// The source, patched.
+    pub src: PathBuf,
+    /// The objects.
+    pub obj: PathBuf,
+    make_args: Vec<String>,
+    libclang: Option<PathBuf>,
+    _lock: Lock,
+}
+
+impl Tree {
+    /// `make` in this tree, with its compilers, still without a target.
+    pub fn make(&self, ctx: &Context) -> Cmd {
+        let mut make = Cmd::new("make")
+            .dir(&self.src)
+            .arg(format!("O={}", self.obj.display()))
+            .arg(format!("-j{}", ctx.jobs))
+            .args(&self.make_args)
+            // Even set to nothing this keeps git, where the cache lies in a checkout, out of the version.
+            .arg("LOCALVERSION=")
+            // The same inputs give the same image.
+            .env("KBUILD_BUILD_TIMESTAMP", "2026-01-01 00:00:00 UTC")
+            .env("KBUILD_BUILD_VERSION", "1")
+            .env("KBUILD_BUILD_USER", "spawn-template")
+            .env("KBUILD_BUILD_HOST", "xtask");
+        if let Some(libclang) = &self.libclang {
+            make = make.env("LIBCLANG_PATH", libclang);
+        }
+        make
+    }
+
+    fn release(&self) -> Result<String> {
+        Ok(read_file(&self.obj.join("include/config/kernel.release"))?.trim().to_owned())
+    }
+}
+
+/// The options of a fragment that a configuration does not have as asked.
+fn lost_options(fragment: &str, config: &str) -> Vec<String> {
+    let value_in = |name: &str| {
+        let line = config.lines().filter_map(option).find(|(option, _)| *option == name);
+        line.map_or("n", |(_, value)| value)
+    };
+    fragment
+        .lines()
+        .filter_map(option)
+        .filter(|(name, wanted)| value_in(name) != *wanted)
+        .map(|(name, wanted)| format!("{name}={wanted} became {}", value_in(name)))
+        .collect()
+}
+
+/// Reads `CONFIG_X=value` and `# CONFIG_X is not set`.
+fn option(line: &str) -> Option<(&str, &str)> {
+    match line.strip_prefix("# ").and_then(|rest| rest.strip_suffix(" is not set")) {
+        Some(name) => Some((name, "n")),
+        None => line.split_once('=').filter(|(name, _)| name.starts_with("CONFIG_")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_that_do_not_survive_are_named() {
+        let config = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_N=64\nCONFIG_S=\"a b\"\n";
+        assert!(lost_options("# why\nCONFIG_A=y\nCONFIG_N=64\nCONFIG_S=\"a b\"\n", config).is_empty());
+        assert!(
+            lost_options("# CONFIG_B is not set\n# CONFIG_UNKNOWN is not set\nCONFIG_UNKNOWN=n", config).is_empty()
+        );
+        assert_eq!(
+            lost_options("CONFIG_B=y\nCONFIG_UNKNOWN=y\nCONFIG_N=8\n# CONFIG_A is not set\n", config),
+            ["CONFIG_B=y became n", "CONFIG_UNKNOWN=y became n", "CONFIG_N=8 became 64", "CONFIG_A=n became y"]
+        );
+    }
 }
