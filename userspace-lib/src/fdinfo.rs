@@ -1,7 +1,7 @@
 //! What `/proc/PID/fdinfo/FD` says about a template.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::str;
 
@@ -19,7 +19,8 @@ pub struct Stats {
     pub inode: u64,
     /// Size of the executable when the template was made, in bytes.
     pub size: u64,
-    /// The ELF interpreter (dynamic loader) the program asks for; `None` for a static program.
+    /// The ELF interpreter (dynamic loader) that the program asks for; `None` for a static program. The kernel prints
+    /// unprintable characters in it as `\xNN`.
     pub interpreter: Option<PathBuf>,
     /// How many ELF program headers it has.
     pub program_headers: u64,
@@ -32,7 +33,6 @@ pub struct Stats {
 impl Stats {
     /// Reads the text of the file. Lines with other names are passed over.
     pub(crate) fn parse(text: &[u8]) -> Result<Self, Error> {
-        let path = path(field(text, "path")?);
         let device = str::from_utf8(field(text, "dev")?)
             .ok()
             .and_then(|device| device.split_once(':'))
@@ -40,10 +40,10 @@ impl Stats {
             .ok_or(Error::Reply("the device in fdinfo is not major:minor"))?;
         let interpreter = match field(text, "interpreter")? {
             b"-" => None,
-            name => Some(self::path(name)),
+            name => Some(path(name.to_owned())),
         };
         Ok(Stats {
-            path,
+            path: path(unescape(field(text, "path")?)),
             device,
             inode: number(text, "inode")?,
             size: number(text, "size")?,
@@ -68,8 +68,23 @@ fn number(text: &[u8], name: &str) -> Result<u64, Error> {
     str::from_utf8(value).ok().and_then(|value| value.parse().ok()).ok_or(Error::Reply("a number in fdinfo is none"))
 }
 
-fn path(bytes: &[u8]) -> PathBuf {
-    PathBuf::from(OsStr::from_bytes(bytes))
+fn path(bytes: Vec<u8>) -> PathBuf {
+    PathBuf::from(OsString::from_vec(bytes))
+}
+
+/// Undoes `seq_file_path()`, which writes newline, tab and backslash as a backslash and three octal digits.
+fn unescape(mut text: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    while let [first, rest @ ..] = text {
+        text = rest;
+        bytes.push(*first);
+        if let (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', rest @ ..]) = (first, rest) {
+            text = rest;
+            bytes.pop();
+            bytes.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+        }
+    }
+    bytes
 }
 
 #[cfg(test)]
@@ -95,6 +110,12 @@ mod tests {
     fn a_static_program_has_no_interpreter() {
         let text = TEXT.replace("/lib64/ld-linux-x86-64.so.2", "-");
         assert_eq!(Stats::parse(text.as_bytes()).unwrap().interpreter, None);
+    }
+
+    #[test]
+    fn escaped_characters_in_the_path() {
+        let text = TEXT.replace("my echo", r"a\012b\011c\134d\1e");
+        assert_eq!(Stats::parse(text.as_bytes()).unwrap().path, Path::new("/usr/bin/a\nb\tc\\d\\1e"));
     }
 
     #[test]
