@@ -1,16 +1,185 @@
 //! `run`: one command in a guest.
 
+use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::context::Context;
+use crate::kernel::{self, Flavor};
+use crate::qemu::{CopySpec, End, Guest, Outcome, Payload};
+use crate::{image, module, programs};
+
+const STATUS_PANIC: u8 = 250;
+const STATUS_COMPLAINT: u8 = 251;
+const STATUS_TIMEOUT: u8 = 252;
+const STATUS_QEMU: u8 = 253;
+const STATUS_NOT_RUN: u8 = 254;
 
 /// Arguments of `run`.
 #[derive(clap::Args)]
-pub struct RunArgs {}
+#[command(after_help = "\
+Exit status: the command's, 128 + N when signal N killed it, 127 when it was not found, 126 when it could not be started, or
+  250  the guest's kernel panicked, oopsed or hit a BUG before the command ended
+  251  the command ended, but the guest's kernel warned, stalled or complained otherwise
+  252  the guest did not boot, or the command did not end, in time
+  253  QEMU could not be used, or ended before the command did
+  254  the command could not be run: a build failed, or the guest could not be set up
+With 250 to 254 an explanation is on stderr, with the console's last lines where there is a console.
+
+The command starts as root in /payload, a tmpfs, with stdin from /dev/null.
+
+Examples:
+  cargo xtask run -- uname -a
+  cargo xtask run --copy target/debug/demo -- ./demo --verbose
+  cargo xtask run --kernel upstream --copy data:/srv/data -- bash -c 'ls -l /srv/data'")]
+pub struct RunArgs {
+    /// Which kernel; the patched one comes with the module loaded
+    #[arg(long, value_enum, default_value = "patched")]
+    kernel: Flavor,
+    #[command(flatten)]
+    machine: Machine,
+    /// Copy a file or folder into the guest, with the shared libraries its programs need there. Without GUEST it lies in
+    /// /payload under its own name; a relative GUEST is below /payload; one that ends in a slash is the folder to put it in
+    #[arg(long, value_name = "HOST[:GUEST]")]
+    copy: Vec<CopySpec>,
+    /// Count time in guest instructions: one nanosecond each (implies --accel tcg)
+    #[arg(long)]
+    icount: bool,
+    /// How long the command may take
+    #[arg(long, value_name = "SECS", default_value_t = 600)]
+    timeout: u64,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+/// What a guest's machine is like.
+#[derive(clap::Args)]
+pub struct Machine {
+    /// Boot this kernel image, without a module, instead of building one
+    #[arg(long, value_name = "PATH", hide = true)]
+    pub kernel_image: Option<PathBuf>,
+    /// How many processors
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub smp: u32,
+    /// How much memory, with a suffix as in 512M or 2G
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = memory)]
+    pub mem: String,
+}
+
+impl Machine {
+    /// A guest of this kind with everything it needs, ready to be told what to do.
+    pub fn guest(&self, ctx: &Context, flavor: Flavor, name: &str) -> Result<Guest> {
+        let (kernel, module) = match &self.kernel_image {
+            Some(path) => (path.clone(), None),
+            None => {
+                let kernel = kernel::ensure(ctx, flavor)?;
+                let module = match flavor {
+                    Flavor::Patched => Some(module::ensure(ctx, &kernel)?),
+                    Flavor::Upstream => None,
+                };
+                (kernel.bzimage, module)
+            }
+        };
+        let programs = programs::ensure(ctx)?;
+        Ok(Guest {
+            name: name.to_owned(),
+            kernel,
+            kernel_args: String::new(),
+            image: image::ensure(ctx)?,
+            init: programs.init(),
+            module,
+            smp: self.smp,
+            mem: self.mem.clone(),
+            icount: false,
+            payload: Payload::default(),
+            argv: Vec::new(),
+            env: Default::default(),
+            timeout: Duration::from_secs(600),
+            terminal: None,
+        })
+    }
+}
+
+/// Checks a memory size. QEMU would take a bare number as MiB, others take it as bytes: it has to have a suffix.
+fn memory(text: &str) -> Result<String, String> {
+    let digits = text.trim_end_matches(['M', 'G', 'm', 'g']);
+    match digits.parse::<u32>() {
+        Ok(1..) if text.len() == digits.len() + 1 => Ok(text.to_uppercase()),
+        _ => Err("a number with the suffix M or G is needed".into()),
+    }
+}
 
 /// `run`
-pub fn main(_ctx: &Context, _args: RunArgs) -> Result<ExitCode> {
-    anyhow::bail!("not written yet")
+pub fn main(ctx: &Context, args: RunArgs) -> Result<ExitCode> {
+    match run(ctx, args) {
+        Ok(outcome) => {
+            outcome.explain();
+            Ok(ExitCode::from(status(&outcome)))
+        }
+        Err(error) if is_broken_pipe(&error) => Ok(ExitCode::from(128 + libc::SIGPIPE as u8)),
+        Err(error) => {
+            crate::interrupt::wait_if_interrupted();
+            crate::ui::report_error(&error);
+            Ok(ExitCode::from(STATUS_NOT_RUN))
+        }
+    }
+}
+
+fn run(ctx: &Context, args: RunArgs) -> Result<Outcome> {
+    // First what can be wrong with the arguments: a build takes minutes.
+    let mut payload = Payload::default();
+    for spec in &args.copy {
+        payload.copy(&spec.host, &spec.guest)?;
+    }
+    let mut guest = args.machine.guest(ctx, args.kernel, "run")?;
+    for name in payload.add_libraries(|name| guest.image.has_library(name))? {
+        ctx.ui.note(format!("warning: {name} is neither in the guest nor on this machine"));
+    }
+    guest.payload = payload;
+    guest.icount = args.icount;
+    guest.timeout = Duration::from_secs(args.timeout);
+    guest.argv = args.command;
+    let (mut out, mut err) = (io::stdout(), io::stderr());
+    guest
+        .run(ctx, &mut |bytes| out.write_all(bytes).and_then(|()| out.flush()), &mut |bytes| err.write_all(bytes), None)
+        .context("running the guest")
+}
+
+/// What `run` exits with.
+fn status(outcome: &Outcome) -> u8 {
+    match outcome.end {
+        End::Crashed => STATUS_PANIC,
+        End::TimedOut(_) => STATUS_TIMEOUT,
+        End::Qemu(_) => STATUS_QEMU,
+        End::Guest(_) => STATUS_NOT_RUN,
+        End::Exited(_) | End::Signaled(_) if !outcome.findings.is_empty() => STATUS_COMPLAINT,
+        End::Exited(code) => code as u8,
+        End::Signaled(signal) => 128 + signal as u8,
+    }
+}
+
+/// Whether the reader of our output has gone, as in `cargo xtask run -- yes | head`.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_needs_a_suffix() {
+        assert_eq!(memory("512M").unwrap(), "512M");
+        assert_eq!(memory("2g").unwrap(), "2G");
+        for bad in ["512", "M", "0G", "1GG", "-1G", "1K", ""] {
+            assert!(memory(bad).is_err(), "{bad}");
+        }
+    }
 }
