@@ -71,6 +71,9 @@ pub enum InvalidInput {
     },
     /// The action with this index takes the caller's descriptor `fd`, but an earlier action placed something else at
     /// the same number in the child, and the kernel would take that.
+    ///
+    /// To be safe from it, use a descriptor before its number is a target, or place descriptors at numbers that the caller
+    /// does not use.
     #[non_exhaustive]
     Overwritten {
         /// Index of the action.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{env, process, thread};
 
-use spawn_template::{Action, Call, ChildFd, Command, Error, Open, SignalSet, Template};
+use spawn_template::{Action, Call, Child, ChildFd, Command, Error, Open, SignalSet, Template};
 
 /// The template of a program, or `None` on a kernel without the calls.
 fn template(path: &str) -> Option<Template> {
@@ -38,26 +38,24 @@ fn pipe() -> (File, File) {
     fds.map(|fd| unsafe { File::from_raw_fd(fd) }).into()
 }
 
-/// Runs a shell script that `prepare` adds to and returns what it writes.
-fn output<'a>(sh: &'a Template, script: &str, prepare: impl FnOnce(&mut Command<'a>)) -> String {
+/// Runs a program with arguments and what `prepare` adds and returns what it writes.
+fn output<'a>(program: &'a Template, args: &[&str], prepare: impl FnOnce(&mut Command<'a>)) -> String {
+    let mut command = Command::new(program);
+    command.args(args);
+    prepare(&mut command);
     let (mut reader, writer) = pipe();
-    let mut child = {
-        let mut command = Command::new(sh);
-        command.args(["-c", script]);
-        prepare(&mut command);
-        // The script's output goes last, so that the other descriptors are still the caller's.
-        command_with_output(command, &writer)
-    };
+    // The output goes last, so that the other descriptors are still the caller's.
+    let mut child = spawn_writing_to(command, &writer);
     drop(writer);
     let mut text = String::new();
     reader.read_to_string(&mut text).unwrap();
-    assert!(child.wait().unwrap().success(), "{script}: {text}");
+    assert!(child.wait().unwrap().success(), "{args:?}: {text}");
     text
 }
 
-/// Shortens the command's lifetime to that of the pipe.
-fn command_with_output<'a>(mut command: Command<'a>, writer: &'a File) -> spawn_template::Child {
-    command.dup2(writer, 1).spawn().unwrap()
+/// A function of its own because the pipe does not live as long as what the command borrows otherwise.
+fn spawn_writing_to<'a>(mut command: Command<'a>, output: &'a File) -> Child {
+    command.dup2(output, 1).spawn().unwrap()
 }
 
 /// Held by tests that write a program and by those whose children get a copy of the descriptor table: such a child would
@@ -91,12 +89,12 @@ fn exit_codes_and_signals() {
 fn arguments_and_environment_arrive() {
     let sh = template!("/bin/sh");
     let script = r#"echo "$0,$#,$1,$2,$A,${PATH-unset}""#;
-    let text = output(&sh, script, |command| {
+    let text = output(&sh, &["-c", script], |command| {
         command.args(["zero", "one", ""]).env_clear().env("A", "b=c");
     });
     // The shell sets PATH itself when there is none, and so does not tell.
     assert!(text.starts_with("zero,2,one,,b=c,"), "{text}");
-    let text = output(&sh, "tr '\\0' '\\n' < /proc/$$/cmdline | head -n 1", |command| {
+    let text = output(&sh, &["-c", "tr '\\0' '\\n' < /proc/$$/cmdline | head -n 1"], |command| {
         command.arg0("another name");
     });
     assert_eq!(text, "another name\n");
@@ -127,17 +125,17 @@ fn only_placed_descriptors_arrive() {
     // SAFETY: the call has just made it.
     let stray = unsafe { OwnedFd::from_raw_fd(stray) };
     let number = stray.as_raw_fd();
-    let script = format!("for fd in 0 1 2 7 8 {number}; do test -e /proc/$$/fd/$fd && echo $fd; done; true");
+    let script = format!("for fd in 0 1 2 200 201 {number}; do test -e /proc/$$/fd/$fd && echo $fd; done; true");
 
-    let text = output(&sh, &script, |command| {
-        command.dup2(&stray, 7).dup2(ChildFd(7), 8);
+    let text = output(&sh, &["-c", &script], |command| {
+        command.dup2(&stray, 200).dup2(ChildFd(200), 201);
     });
-    assert_eq!(text, "0\n1\n2\n7\n8\n");
-    let text = output(&sh, &script, |command| {
-        command.inherit_fds(true).dup2(&stray, 7).close(2);
+    assert_eq!(text, "0\n1\n2\n200\n201\n");
+    let text = output(&sh, &["-c", &script], |command| {
+        command.inherit_fds(true).dup2(&stray, 200).close(2);
     });
-    assert_eq!(text, format!("0\n1\n7\n{number}\n"));
-    let text = output(&sh, &script, |command| {
+    assert_eq!(text, format!("0\n1\n200\n{number}\n"));
+    let text = output(&sh, &["-c", &script], |command| {
         let cloexec = Action::CloseRange { first: 3, last: None, cloexec: true };
         command.inherit_fds(true).action(cloexec);
     });
@@ -148,7 +146,7 @@ fn only_placed_descriptors_arrive() {
 fn working_directory_and_opened_files() {
     let sh = template!("/bin/sh");
     let (root, etc) = (File::open("/").unwrap(), File::open("/etc").unwrap());
-    let text = output(&sh, "pwd; read -r line; echo \"$line\"", |command| {
+    let text = output(&sh, &["-c", "pwd; read -r line; echo \"$line\""], |command| {
         command.env_remove("PWD").fchdir(&root).open(Open::read("passwd").at(&etc), 0);
     });
     let passwd = fs::read_to_string("/etc/passwd").unwrap();
@@ -165,15 +163,16 @@ fn working_directory_and_opened_files() {
 
 #[test]
 fn signals() {
-    let sh = template!("/bin/sh");
-    let script = "grep -E '^Sig(Blk|Ign):' /proc/self/status";
+    // Not through a shell: some change their mask.
+    let grep = template!("/bin/grep");
+    let args = ["-E", "^Sig(Blk|Ign):", "/proc/self/status"];
     let set = SignalSet::of([libc::SIGUSR1, libc::SIGTERM]).unwrap();
-    let text = output(&sh, script, |command| {
+    let text = output(&grep, &args, |command| {
         command.sigmask(set).sigdefault(SignalSet::full());
     });
     assert_eq!(text, format!("SigBlk:\t{:016x}\nSigIgn:\t{:016x}\n", set.bits(), 0));
     // The Rust runtime ignores SIGPIPE.
-    let text = output(&sh, script, |_| {});
+    let text = output(&grep, &args, |_| {});
     assert!(text.ends_with(&format!("SigIgn:\t{:016x}\n", 1 << (libc::SIGPIPE - 1))), "{text}");
 }
 
