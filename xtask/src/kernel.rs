@@ -154,13 +154,8 @@ impl Plan {
     pub fn build(&self, ctx: &Context) -> Result<Tree> {
         let lock = ctx.cache.lock(&ctx.ui, &format!("build-of-the-{}-kernel", self.flavor.name()))?;
         let work = ctx.cache.path("work").join(self.flavor.name());
-        let tree = Tree {
-            src: work.join("src"),
-            obj: work.join("obj"),
-            make_args: self.toolchain.make_args(),
-            libclang: self.toolchain.llvm.libclang.clone(),
-            _lock: lock,
-        };
+        let tree =
+            Tree { src: work.join("src"), obj: work.join("obj"), toolchain: self.toolchain.clone(), _lock: lock };
         // Says that everything below is done, for exactly this kernel. It is absent while anything is being changed.
         let built = work.join("built");
         if fs::read_to_string(&built).is_ok_and(|key| key == self.key) {
@@ -234,8 +229,8 @@ pub struct Tree {
     pub src: PathBuf,
     /// The objects.
     pub obj: PathBuf,
-    make_args: Vec<String>,
-    libclang: Option<PathBuf>,
+    /// Its compilers.
+    pub toolchain: Toolchain,
     _lock: Lock,
 }
 
@@ -246,7 +241,7 @@ impl Tree {
             .dir(&self.src)
             .arg(format!("O={}", self.obj.display()))
             .arg(format!("-j{}", ctx.jobs))
-            .args(&self.make_args)
+            .args(self.toolchain.make_args())
             // Even set to nothing this keeps git, where the cache lies in a checkout, out of the version.
             .arg("LOCALVERSION=")
             // The same inputs give the same image.
@@ -254,7 +249,7 @@ impl Tree {
             .env("KBUILD_BUILD_VERSION", "1")
             .env("KBUILD_BUILD_USER", "spawn-template")
             .env("KBUILD_BUILD_HOST", "xtask");
-        if let Some(libclang) = &self.libclang {
+        if let Some(libclang) = &self.toolchain.llvm.libclang {
             make = make.env("LIBCLANG_PATH", libclang);
         }
         make

@@ -61,7 +61,7 @@ enum Command {
     Clean(cache::CleanArgs),
     /// Say what is installed, what is missing and which accelerator will be used
     Doctor,
-    /// Check the patch series, or rewrite it from an edited tree
+    /// Check the patch series, get a tree to edit it in, rewrite it from there
     #[command(subcommand)]
     Patches(patches::PatchesCommand),
 }

@@ -1,12 +1,21 @@
 //! The module, built out of tree against the patched kernel.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
 
+use crate::cache::{Key, walk};
+use crate::cmd::{Cmd, create_dir, remove};
 use crate::context::Context;
-use crate::kernel::Kernel;
+use crate::kernel::{self, Flavor, Kernel, Tree};
+
+/// Changes when the steps below build something else from the same inputs.
+const RECIPE: &str = "module 1";
+
+/// The module's file.
+const FILE: &str = "spawn_template.ko";
 
 /// Arguments of `module`.
 #[derive(clap::Args)]
@@ -17,11 +26,84 @@ pub struct ModuleArgs {
 }
 
 /// `module`
-pub fn main(_ctx: &Context, _args: ModuleArgs) -> Result<ExitCode> {
-    anyhow::bail!("not written yet")
+pub fn main(ctx: &Context, args: ModuleArgs) -> Result<ExitCode> {
+    let kernel = kernel::ensure(ctx, Flavor::Patched)?;
+    if args.lint {
+        lint(ctx, &kernel)?;
+    }
+    println!("{}", ensure(ctx, &kernel)?.display());
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Returns spawn_template.ko for `kernel`, after building it when the cache has none.
-pub fn ensure(_ctx: &Context, _kernel: &Kernel) -> Result<PathBuf> {
-    anyhow::bail!("not written yet")
+pub fn ensure(ctx: &Context, kernel: &Kernel) -> Result<PathBuf> {
+    let source = ctx.root.join("rust-module");
+    let key = Key::new(RECIPE).text("kernel", &kernel.key).tree("file", &source)?.finish();
+    let entry = ctx.cache.entry(&ctx.ui, "module", &key, |partial| {
+        let tree = kernel::tree(ctx, kernel)?;
+        let step = ctx.ui.step("build the module");
+        let scratch = scratch(ctx, &source, "module")?;
+        build(ctx, &tree, &scratch, "module", &[])?;
+        fs::copy(scratch.join(FILE), partial.join(FILE)).with_context(|| format!("the build made no {FILE}"))?;
+        step.done("");
+        Ok(())
+    })?;
+    Ok(entry.join(FILE))
+}
+
+/// What the kernel's own `make rustfmtcheck CLIPPY=1` does for code inside the tree.
+fn lint(ctx: &Context, kernel: &Kernel) -> Result<()> {
+    let source = ctx.root.join("rust-module");
+    let tree = kernel::tree(ctx, kernel)?;
+    let tool = |name: &str| {
+        let path = tree.toolchain.rust.companion(name);
+        match path.exists() {
+            true => Ok(path),
+            false => {
+                bail!("{} is not installed\n  next: install the {name} that belongs to this rustc", path.display())
+            }
+        }
+    };
+    let (rustfmt, _clippy) = (tool("rustfmt")?, tool("clippy-driver")?);
+
+    let step = ctx.ui.step("check the module's formatting");
+    let rust = walk(&source)?.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    Cmd::new(rustfmt)
+        .dir(&source)
+        .args(["--check", "--config-path"])
+        .arg(tree.src.join(".rustfmt.toml"))
+        .args(rust)
+        .step("checking the module's formatting")
+        .hint("run that command without --check")
+        .run(ctx, "module-rustfmt", |_| ())?;
+    step.done("");
+
+    let step = ctx.ui.step("run clippy on the module");
+    let scratch = scratch(ctx, &source, "module-clippy")?;
+    // Only the module is compiled here, so only its warnings become errors.
+    build(ctx, &tree, &scratch, "module-clippy", &["CLIPPY=1", "KRUSTFLAGS=-Dwarnings"])?;
+    step.done("no warnings");
+    Ok(())
+}
+
+/// A fresh copy of the module's source: the kernel's makefiles put objects beside what they compile.
+fn scratch(ctx: &Context, source: &Path, name: &str) -> Result<PathBuf> {
+    let scratch = ctx.cache.path("work").join(name);
+    remove(&scratch)?;
+    for file in walk(source)? {
+        let to = scratch.join(&file);
+        create_dir(to.parent().unwrap_or(&scratch))?;
+        fs::copy(source.join(&file), &to).with_context(|| format!("cannot copy {}", file.display()))?;
+    }
+    Ok(scratch)
+}
+
+fn build(ctx: &Context, tree: &Tree, scratch: &Path, log: &str, options: &[&str]) -> Result<()> {
+    tree.make(ctx)
+        .arg(format!("M={}", scratch.display()))
+        .args(options)
+        .arg("modules")
+        .step("building the module")
+        .hint("the file names in the messages are those of a copy; edit rust-module/")
+        .run(ctx, log, |_| ())
 }

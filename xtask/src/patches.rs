@@ -1,25 +1,236 @@
 //! The patch series: checking it, and rewriting it from an edited tree.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
 
+use crate::cache::walk;
+use crate::cmd::{Cmd, create_dir, remove};
 use crate::context::Context;
+use crate::kernel::overlay::{self, Overlay, git};
+use crate::kernel::{Flavor, Plan};
+use crate::source::{self, BASE_VERSION, Source};
+
+/// What checkpatch.pl must not ask for. A sign-off is a person's statement about where a patch comes from; whoever sends
+/// the series adds theirs, and the files here carry none.
+const NOT_ASKED_FOR: &str = "MISSING_SIGN_OFF";
 
 /// `patches ...`
 #[derive(clap::Subcommand)]
 pub enum PatchesCommand {
     /// Check that the series applies to the pristine tree, that each patch builds and that checkpatch.pl is content
-    Check,
+    Check {
+        /// Leave out the builds, one per patch, which are what takes long
+        #[arg(long)]
+        no_build: bool,
+    },
+    /// Write a git tree to edit: the pristine source as first commit, each patch a commit on top
+    Tree {
+        /// The folder to write; it must not exist
+        tree: PathBuf,
+    },
     /// Rewrite the patch files from the commits of an edited git tree
     Refresh {
         /// The git tree whose commits become the series
         tree: PathBuf,
+        /// The commit that the series starts on [default: the tag of the release, else the first commit]
+        #[arg(long)]
+        base: Option<String>,
     },
 }
 
 /// `patches`
-pub fn main(_ctx: &Context, _command: PatchesCommand) -> Result<ExitCode> {
-    anyhow::bail!("not written yet")
+pub fn main(ctx: &Context, command: PatchesCommand) -> Result<ExitCode> {
+    match command {
+        PatchesCommand::Check { no_build } => check(ctx, !no_build)?,
+        PatchesCommand::Tree { tree } => write_tree(ctx, &tree)?,
+        PatchesCommand::Refresh { tree, base } => refresh(ctx, &tree, base)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(ctx: &Context, build: bool) -> Result<()> {
+    let source = source::ensure(ctx)?;
+    let patches = overlay::series(ctx)?;
+    if patches.is_empty() {
+        bail!("linux-patches/ holds no patches");
+    }
+    // Also compares the series' ABI header with the one in uapi-headers/.
+    Overlay::of_checkout(ctx, &source)?;
+    check_am(ctx, &source, &patches)?;
+    checkpatch(ctx, &source, &patches)?;
+    if build {
+        check_builds(ctx, &patches)?;
+    }
+    ctx.ui.note(format!("{} patches are in order on Linux {} ({})", patches.len(), source.version, source.origin));
+    Ok(())
+}
+
+/// `git am` takes the series, in order, without fuzz or conflict.
+fn check_am(ctx: &Context, source: &Source, patches: &[PathBuf]) -> Result<()> {
+    let step = ctx.ui.step("apply the series with git am");
+    let _lock = ctx.cache.lock(&ctx.ui, "patches-check")?;
+    let dir = ctx.cache.path("work/am");
+    // Only the files the series names are needed to tell whether it applies to them.
+    overlay::copy_touched(source, patches, &fresh(&dir)?)?;
+    repository(ctx, &dir)?;
+    am(ctx, &dir, patches)?;
+    remove(&dir)?;
+    step.done(format!("{} patches", patches.len()));
+    Ok(())
+}
+
+fn fresh(dir: &Path) -> Result<PathBuf> {
+    remove(dir)?;
+    create_dir(dir)?;
+    Ok(dir.to_path_buf())
+}
+
+/// Makes `dir` a git repository with its content as the only commit.
+fn repository(ctx: &Context, dir: &Path) -> Result<()> {
+    let message = format!("--message=Linux {BASE_VERSION}");
+    for command in [
+        &["init", "--quiet", "--initial-branch=spawn-template"][..],
+        &["add", "--all", "--force"],
+        &["commit", "--quiet", "--allow-empty", &message],
+    ] {
+        as_somebody(git(dir)).args(command).step("preparing a git tree").run(ctx, "patches-git", |_| ())?;
+    }
+    Ok(())
+}
+
+fn am(ctx: &Context, dir: &Path, patches: &[PathBuf]) -> Result<()> {
+    as_somebody(git(dir))
+        .args(["am", "--committer-date-is-author-date"])
+        .args(patches)
+        .step(format!("applying the series to Linux {BASE_VERSION} with git am"))
+        .hint("adapt the patch that is named; `cargo xtask patches tree DIR` gives a tree to work in")
+        .run(ctx, "patches-am", |_| ())
+}
+
+/// git wants to know who commits; in a throw-away tree it does not matter.
+fn as_somebody(git: Cmd) -> Cmd {
+    git.env("GIT_COMMITTER_NAME", "xtask")
+        .env("GIT_COMMITTER_EMAIL", "xtask@localhost")
+        .env("GIT_AUTHOR_NAME", "xtask")
+        .env("GIT_AUTHOR_EMAIL", "xtask@localhost")
+}
+
+fn checkpatch(ctx: &Context, source: &Source, patches: &[PathBuf]) -> Result<()> {
+    let step = ctx.ui.step("run checkpatch.pl --strict");
+    for patch in patches {
+        let name = patch.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        step.progress(&name);
+        Cmd::new("perl")
+            .arg(source.dir.join("scripts/checkpatch.pl"))
+            .args(["--strict", "--terse", "--show-types", "--no-summary", "--ignore", NOT_ASKED_FOR])
+            .arg(format!("--root={}", source.dir.display()))
+            .arg(patch)
+            .step(format!("checkpatch.pl on {name}"))
+            .hint("change the patch as it asks; every line names the patch's own line")
+            .run(ctx, "patches-checkpatch", |_| ())?;
+    }
+    step.done("nothing to say");
+    Ok(())
+}
+
+/// Builds the kernel after each patch. The last one leaves the objects that `bench` and `test` use.
+fn check_builds(ctx: &Context, patches: &[PathBuf]) -> Result<()> {
+    for n in 1..=patches.len() {
+        let (applied, name) = (&patches[..n], patches[n - 1].file_name().unwrap_or_default().to_string_lossy());
+        ctx.ui.note(format!("patch {n} of {}: {name}", patches.len()));
+        let source = source::ensure(ctx)?;
+        let overlay = Overlay::of_patches(ctx, &source, applied, None)?;
+        let plan = Plan::with_overlay(ctx, Flavor::Patched, source, overlay)?;
+        plan.build(ctx).with_context(|| format!("the kernel does not build with the series up to {name}"))?;
+    }
+    Ok(())
+}
+
+fn write_tree(ctx: &Context, tree: &Path) -> Result<()> {
+    if tree.exists() {
+        bail!("{} exists already", tree.display());
+    }
+    let source = source::ensure(ctx)?;
+    let step = ctx.ui.step(format!("write {}", tree.display()));
+    for path in walk(&source.dir)? {
+        let (from, to) = (source.dir.join(&path), tree.join(&path));
+        create_dir(to.parent().unwrap_or(tree))?;
+        let context = || format!("cannot copy {}", from.display());
+        if from.is_symlink() {
+            std::os::unix::fs::symlink(fs::read_link(&from)?, &to).with_context(context)?;
+        } else {
+            fs::copy(&from, &to).with_context(context)?;
+        }
+    }
+    let tree = tree.canonicalize()?;
+    repository(ctx, &tree)?;
+    let patches = overlay::series(ctx)?;
+    if !patches.is_empty() {
+        am(ctx, &tree, &patches)?;
+    }
+    step.done("");
+    ctx.ui.note(format!("edit and commit there, then run: cargo xtask patches refresh {}", tree.display()));
+    Ok(())
+}
+
+fn refresh(ctx: &Context, tree: &Path, base: Option<String>) -> Result<()> {
+    let tree = tree.canonicalize().with_context(|| format!("{} cannot be read", tree.display()))?;
+    let base = match base {
+        Some(base) => base,
+        None => default_base(&tree)?,
+    };
+    let dirty = git(&tree).args(["status", "--porcelain", "--untracked-files=no"]).step("asking git").read()?;
+    if !dirty.is_empty() {
+        bail!("{} has changes that are not committed:\n{dirty}\n  next: commit them", tree.display());
+    }
+    let target = ctx.root.join("linux-patches");
+    let fresh = fresh(&ctx.cache.path("work/refresh"))?;
+    // Nothing in the files depends on who writes them, when, or in which repository.
+    git(&tree)
+        .args(["-c", "core.abbrev=12", "-c", "diff.algorithm=myers", "-c", "format.useAutoBase=false"])
+        .args(["format-patch", "--zero-commit", "--no-signature", "-N", "--quiet", "--output-directory"])
+        .arg(&fresh)
+        .arg(format!("{base}..HEAD"))
+        .step("writing the patches")
+        .run(ctx, "patches-refresh", |_| ())?;
+    let written = sorted_patches(&fresh)?;
+    if written.is_empty() {
+        bail!("{} has no commits after {base}", tree.display());
+    }
+    create_dir(&target)?;
+    for old in sorted_patches(&target)? {
+        remove(&old)?;
+    }
+    for patch in &written {
+        let name = patch.file_name().unwrap_or_default();
+        fs::copy(patch, target.join(name)).with_context(|| format!("cannot write {}", name.to_string_lossy()))?;
+    }
+    remove(&fresh)?;
+    ctx.ui.note(format!("wrote {} patches to {}", written.len(), target.display()));
+    Ok(())
+}
+
+fn sorted_patches(dir: &Path) -> Result<Vec<PathBuf>> {
+    let paths = walk(dir)?.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "patch"));
+    Ok(paths.map(|path| dir.join(path)).collect())
+}
+
+/// The release's tag in a clone of the stable tree, else the first commit, as in a tree made from a tarball.
+fn default_base(tree: &Path) -> Result<String> {
+    let tag = format!("v{BASE_VERSION}");
+    if git(tree).args(["merge-base", "--is-ancestor", &tag, "HEAD"]).succeeds() {
+        return Ok(tag);
+    }
+    let roots = git(tree).args(["rev-list", "--max-parents=0", "HEAD"]).step("finding the first commit").read()?;
+    let roots: Vec<_> = roots.lines().collect();
+    match roots[..] {
+        [root] => Ok(root.to_owned()),
+        _ => bail!(
+            "{} has no tag {tag} and several first commits\n  next: say where to start with --base",
+            tree.display()
+        ),
+    }
 }

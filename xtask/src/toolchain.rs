@@ -30,7 +30,7 @@ impl std::fmt::Display for Version {
 }
 
 /// A rustc that can build a kernel, and what came with it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Rust {
     /// The compiler itself, never a rustup proxy.
     pub rustc: PathBuf,
@@ -41,7 +41,7 @@ pub struct Rust {
 }
 
 /// clang, lld and the binary utilities.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Llvm {
     /// What `make LLVM=` is given: a suffix such as `-22`, or `1` for names without one.
     pub make: String,
@@ -52,7 +52,7 @@ pub struct Llvm {
 }
 
 /// bindgen.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Bindgen {
     /// Where it is.
     pub path: PathBuf,
@@ -61,6 +61,7 @@ pub struct Bindgen {
 }
 
 /// The compilers and tools of a kernel build.
+#[derive(Clone)]
 pub struct Toolchain {
     /// The Rust side.
     pub rust: Rust,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 use crate::cache::Key;
-use crate::cmd::{Cmd, create_dir, read_file, remove};
+use crate::cmd::{Cmd, create_dir, read_file};
 use crate::context::Context;
 use crate::source::{BASE_VERSION, Source};
 
@@ -173,23 +173,6 @@ fn touched_by(patch: &str) -> impl Iterator<Item = PathBuf> {
         let names = line.strip_prefix("diff --git a/").and_then(|names| names.split_once(" b/"));
         names.into_iter().flat_map(|(old, new)| [PathBuf::from(old), PathBuf::from(new)])
     })
-}
-
-/// A git repository in `dir` that holds the files the patches name, as they are in the pristine source.
-pub fn repository(ctx: &Context, source: &Source, patches: &[PathBuf], dir: &Path) -> Result<()> {
-    remove(dir)?;
-    create_dir(dir)?;
-    copy_touched(source, patches, dir)?;
-    for command in [
-        &["init", "--quiet", "--initial-branch=check"][..],
-        &["config", "user.name", "xtask"],
-        &["config", "user.email", "xtask@localhost"],
-        &["add", "--all", "--force"],
-        &["commit", "--quiet", "--allow-empty", "--message=pristine"],
-    ] {
-        git(dir).args(command).step("preparing a repository").run(ctx, "patches-repository", |_| ())?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
