@@ -120,17 +120,33 @@ fn as_somebody(git: Cmd) -> Cmd {
 
 fn checkpatch(ctx: &Context, source: &Source, patches: &[PathBuf]) -> Result<()> {
     let step = ctx.ui.step("run checkpatch.pl --strict");
+    let mut complaints = Vec::new();
     for patch in patches {
         let name = patch.file_name().unwrap_or_default().to_string_lossy().into_owned();
         step.progress(&name);
-        Cmd::new("perl")
+        let mut said = Vec::new();
+        let result = Cmd::new("perl")
             .arg(source.dir.join("scripts/checkpatch.pl"))
             .args(["--strict", "--terse", "--show-types", "--no-summary", "--ignore", NOT_ASKED_FOR])
             .arg(format!("--root={}", source.dir.display()))
             .arg(patch)
             .step(format!("checkpatch.pl on {name}"))
-            .hint("change the patch as it asks; every line names the patch's own line")
-            .run(ctx, "patches-checkpatch", |_| ())?;
+            .run(ctx, "patches-checkpatch", |line| said.push(line.replace(&format!("{}:", patch.display()), "")));
+        // Its exit status tells of complaints. One that is not explained by them is a failure of its own.
+        match result {
+            Ok(()) => {}
+            Err(error) if said.is_empty() => return Err(error),
+            Err(_) => complaints.push(format!("{name}\n    {}", said.join("\n    "))),
+        }
+    }
+    if !complaints.is_empty() {
+        bail!(
+            "checkpatch.pl --strict complains about {} of {} patches (the numbers are lines of the patch files)\n  {}\n  \
+             next: change what it names, or the commit message",
+            complaints.len(),
+            patches.len(),
+            complaints.join("\n  ")
+        );
     }
     step.done("nothing to say");
     Ok(())
