@@ -95,7 +95,8 @@ fn build(ctx: &Context, folder: &Path, release: &str, sources: &str) -> Result<(
     Ok(())
 }
 
-/// The hook: makes the disk of the folder it is given and lists the libraries.
+/// The hook: makes the disk of the folder it is given and lists the libraries. The disk is made from a second view of the
+/// folder, in which mmdebstrap's mounts of /proc and the like do not show.
 fn script(disk: &Path, listing: &Path) -> Result<String> {
     let mke2fs = which("mke2fs").context("there is no mke2fs")?;
     let ours = listing.parent().unwrap_or(listing).metadata()?;
@@ -113,7 +114,11 @@ fn script(disk: &Path, listing: &Path) -> Result<String> {
                  case \"$file\" in */ld-*.so*) echo \"${{file#\"$1\"}}\" ;; esac\n\
              done\n\
          done >{listing}\n\
-         {mke2fs} -q -t ext4 -m 0 -E root_owner=0:0,lazy_itable_init=0 -d \"$1\" {disk} {SIZE}\n\
+         view=$(mktemp -d)\n\
+         mount --bind \"$1\" \"$view\"\n\
+         {mke2fs} -q -t ext4 -m 0 -E root_owner=0:0,lazy_itable_init=0 -d \"$view\" {disk} {SIZE}\n\
+         umount \"$view\"\n\
+         rmdir \"$view\"\n\
          chown {owner} {listing} {disk}\n"
     ))
 }

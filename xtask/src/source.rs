@@ -1,6 +1,6 @@
 //! Where the kernel source comes from: what the person gave, the cache, kernel.org, or Debian's package of the same tree.
 
-mod apt;
+pub mod apt;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -120,12 +120,23 @@ struct Entry {
     disabled: bool,
 }
 
-fn debian_site() -> Result<Site> {
+/// The code name of the machine's own release, and a sources file for it.
+pub fn own_release() -> Result<(String, String)> {
+    let codename = codename()?;
+    let sources = debian_site()?.sources_file(&codename);
+    Ok((codename, sources))
+}
+
+fn codename() -> Result<String> {
     let os_release = read_file(Path::new("/etc/os-release"))?;
     if os_value(&os_release, "ID").as_deref() != Some("debian") {
-        bail!("this machine is not Debian, so it has no Debian site to take the package from");
+        bail!("this machine is not Debian, so it has no Debian site to take packages from");
     }
-    let codename = os_value(&os_release, "VERSION_CODENAME").unwrap_or_default();
+    os_value(&os_release, "VERSION_CODENAME").context("/etc/os-release names no release")
+}
+
+fn debian_site() -> Result<Site> {
+    let codename = codename()?;
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
     if let Ok(dir) = fs::read_dir("/etc/apt/sources.list.d") {
         files.extend(dir.flatten().map(|item| item.path()));
