@@ -18,7 +18,8 @@
 #include <linux/openat2.h>
 
 /* spawn_template_create_args.flags */
-#define SPAWN_TEMPLATE_CREATE_CLOEXEC		(1ULL << 0) /* template fd gets O_CLOEXEC */
+/* The template fd gets O_CLOEXEC. */
+#define SPAWN_TEMPLATE_CREATE_CLOEXEC		(1ULL << 0)
 
 /**
  * struct spawn_template_create_args - argument of spawn_template_create()
@@ -45,7 +46,8 @@ struct spawn_template_create_args {
 #define SPAWN_TEMPLATE_CREATE_ARGS_SIZE_VER0	72 /* sizeof first published struct */
 
 /* spawn_template_spawn_args.flags */
-#define SPAWN_TEMPLATE_SPAWN_INHERIT_FDS	(1ULL << 0) /* start from a copy of the caller's fd table */
+/* Start from a copy of the caller's descriptor table. */
+#define SPAWN_TEMPLATE_SPAWN_INHERIT_FDS	(1ULL << 0)
 
 /**
  * struct spawn_template_spawn_args - argument of spawn_template_spawn()
