@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! ELF metadata, parsed and checked.
+//!
+//! exec itself trusts the headers no further than it must and finds out about many lies only after
+//! the point of no return. Here there is time to look at everything, once, so that a spawn from a
+//! template fails for the template's sake only if the file changed.
+//!
+//! References: the System V gABI, chapters 4 and 5; `fs/binfmt_elf.c`.
+
+use crate::exec_file::ExecFile;
+use core::mem::offset_of;
+use kernel::{
+    bindings::{
+        self,
+        elf64_hdr,
+        elf64_phdr, //
+    },
+    prelude::*,
+    str::CString, //
+};
+
+/// Length of the start of a file that exec looks at first.
+const HEAD: usize = bindings::BINPRM_BUF_SIZE as usize;
+
+/// exec reads no larger table of program headers.
+const MAX_PHDRS_SIZE: usize = 65536;
+
+/// Size of one program header.
+const PHDR: usize = size_of::<elf64_phdr>();
+
+/// First address that no segment may reach: the end of user memory with 5-level page tables. exec
+/// checks against the limit of the machine.
+const ADDRESS_LIMIT: u64 = (1 << 56) - (1 << 12);
+
+/// The integer of `N` bytes at `offset`; `ENOEXEC` where there is none.
+fn bytes<const N: usize>(data: &[u8], offset: usize) -> Result<[u8; N]> {
+    let end = offset.checked_add(N).ok_or(ENOEXEC)?;
+    data.get(offset..end)
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or(ENOEXEC)
+}
+
+fn u16_at(data: &[u8], offset: usize) -> Result<u16> {
+    Ok(u16::from_le_bytes(bytes(data, offset)?))
+}
+
+fn u32_at(data: &[u8], offset: usize) -> Result<u32> {
+    Ok(u32::from_le_bytes(bytes(data, offset)?))
+}
+
+fn u64_at(data: &[u8], offset: usize) -> Result<u64> {
+    Ok(u64::from_le_bytes(bytes(data, offset)?))
+}
+
+/// What the ELF header says about the program headers.
+struct Header {
+    phoff: u64,
+    phnum: usize,
+}
+
+impl Header {
+    /// Accepts what exec on x86-64 does: a 64-bit little-endian `ET_EXEC` or `ET_DYN`.
+    fn parse(head: &[u8]) -> Result<Self> {
+        const IDENT: &[u8] = b"\x7fELF\x02\x01\x01";
+
+        if !head.starts_with(IDENT) {
+            return Err(ENOEXEC);
+        }
+        let kind = u32::from(u16_at(head, offset_of!(elf64_hdr, e_type))?);
+        if kind != bindings::ET_EXEC && kind != bindings::ET_DYN {
+            return Err(ENOEXEC);
+        }
+        if u32::from(u16_at(head, offset_of!(elf64_hdr, e_machine))?) != bindings::EM_X86_64 {
+            return Err(ENOEXEC);
+        }
+        if usize::from(u16_at(head, offset_of!(elf64_hdr, e_phentsize))?) != PHDR {
+            return Err(ENOEXEC);
+        }
+        let phnum = usize::from(u16_at(head, offset_of!(elf64_hdr, e_phnum))?);
+        if phnum == 0 || phnum * PHDR > MAX_PHDRS_SIZE {
+            return Err(ENOEXEC);
+        }
+        Ok(Self {
+            phoff: u64_at(head, offset_of!(elf64_hdr, e_phoff))?,
+            phnum,
+        })
+    }
+}
+
+/// The fields of a program header that are checked here.
+struct ProgramHeader {
+    kind: u32,
+    offset: u64,
+    vaddr: u64,
+    filesz: u64,
+    memsz: u64,
+}
+
+impl ProgramHeader {
+    fn parse(phdr: &[u8]) -> Result<Self> {
+        Ok(Self {
+            kind: u32_at(phdr, offset_of!(elf64_phdr, p_type))?,
+            offset: u64_at(phdr, offset_of!(elf64_phdr, p_offset))?,
+            vaddr: u64_at(phdr, offset_of!(elf64_phdr, p_vaddr))?,
+            filesz: u64_at(phdr, offset_of!(elf64_phdr, p_filesz))?,
+            memsz: u64_at(phdr, offset_of!(elf64_phdr, p_memsz))?,
+        })
+    }
+
+    /// Checks that what is in the file lies within its `size` bytes.
+    fn check_in_file(&self, size: u64) -> Result {
+        match self.offset.checked_add(self.filesz) {
+            Some(end) if end <= size || self.filesz == 0 => Ok(()),
+            _ => Err(ENOEXEC),
+        }
+    }
+
+    /// Checks a `PT_LOAD` header.
+    fn check_load(&self, size: u64) -> Result {
+        self.check_in_file(size)?;
+        if self.filesz > self.memsz {
+            return Err(ENOEXEC);
+        }
+        match self.vaddr.checked_add(self.memsz) {
+            Some(end) if end <= ADDRESS_LIMIT => Ok(()),
+            _ => Err(ENOEXEC),
+        }
+    }
+}
+
+/// Everything exec wants to know about the contents of an ELF executable before it maps it.
+pub(crate) struct ElfImage {
+    head: KBox<[u8; HEAD]>,
+    phdrs: KVec<u8>,
+    interpreter: Option<CString>,
+}
+
+impl ElfImage {
+    /// Reads and checks the metadata of a file of `size` bytes.
+    ///
+    /// Fails with `ENOEXEC` unless it is a well-formed native ELF executable, and with the error of
+    /// the read if that fails.
+    pub(crate) fn read(file: &ExecFile, size: u64) -> Result<Self> {
+        let mut head = KBox::new([0; HEAD], GFP_KERNEL)?;
+        file.read(&mut head[..], 0)?;
+        let header = Header::parse(&head[..])?;
+
+        let len = header.phnum * PHDR;
+        match header.phoff.checked_add(len as u64) {
+            Some(end) if end <= size => (),
+            _ => return Err(ENOEXEC),
+        }
+        let mut phdrs = KVec::from_elem(0, len, GFP_KERNEL)?;
+        file.read_exact(&mut phdrs, header.phoff)?;
+
+        let mut interpreter = None;
+        let mut loadable = false;
+        for phdr in phdrs.chunks_exact(PHDR) {
+            let phdr = ProgramHeader::parse(phdr)?;
+            match phdr.kind {
+                bindings::PT_LOAD => {
+                    phdr.check_load(size)?;
+                    loadable = true;
+                }
+                // exec takes the first and ignores others.
+                bindings::PT_INTERP if interpreter.is_none() => {
+                    interpreter = Some(Self::read_interpreter(file, &phdr, size)?);
+                }
+                _ => (),
+            }
+        }
+        if !loadable {
+            return Err(ENOEXEC);
+        }
+
+        Ok(Self {
+            head,
+            phdrs,
+            interpreter,
+        })
+    }
+
+    fn read_interpreter(file: &ExecFile, phdr: &ProgramHeader, size: u64) -> Result<CString> {
+        phdr.check_in_file(size)?;
+        let len = usize::try_from(phdr.filesz).map_err(|_| ENOEXEC)?;
+        if !(2..=bindings::PATH_MAX as usize).contains(&len) {
+            return Err(ENOEXEC);
+        }
+        let mut path = KVec::from_elem(0, len, GFP_KERNEL)?;
+        file.read_exact(&mut path, phdr.offset)?;
+        if path.last() != Some(&0) {
+            return Err(ENOEXEC);
+        }
+        // exec opens what stands before the first NUL.
+        let path = CStr::from_bytes_until_nul(&path).map_err(|_| ENOEXEC)?;
+        Ok(CString::try_from(path)?)
+    }
+
+    /// The form exec takes it in, valid for as long as `self` is borrowed.
+    pub(crate) fn as_bprm_image(&self) -> bindings::bprm_image {
+        bindings::bprm_image {
+            head: self.head.as_ptr().cast(),
+            phdrs: self.phdrs.as_ptr().cast(),
+            phdrs_size: self.phdrs.len(),
+            interp: self
+                .interpreter()
+                .map_or(core::ptr::null(), CStr::as_char_ptr),
+        }
+    }
+
+    /// Path of the program interpreter, if there is one.
+    pub(crate) fn interpreter(&self) -> Option<&CStr> {
+        self.interpreter.as_deref()
+    }
+
+    /// Number of program headers.
+    pub(crate) fn phnum(&self) -> usize {
+        self.phdrs.len() / PHDR
+    }
+}

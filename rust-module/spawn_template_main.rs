@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Spawn templates: the two system calls, and how they reach this module.
+//!
+//! One idea per file:
+//!
+//! - [`uapi`]: structures and strings that come from user memory.
+//! - [`template`]: what a template keeps, and `spawn_template_create()`.
+//! - [`template_file`]: the file descriptor that stands for a template.
+//! - [`exec_file`]: an executable, opened the way exec opens it.
+//! - [`elf`]: ELF metadata, parsed and checked.
+//! - [`identity`]: whether a file is still the one that was parsed.
+//! - [`creds`]: whether a caller may use a template.
+//! - [`plan`]: what the child will do, checked in the caller.
+//! - [`child`]: doing it, in the child.
+//! - [`spawn`]: `spawn_template_spawn()`.
+//! - [`held_file`]: a counted reference to an open file.
+//!
+//! C header: [`include/linux/spawn_template.h`](srctree/include/linux/spawn_template.h).
+
+use kernel::{
+    bindings,
+    error::to_result,
+    module::this_module,
+    prelude::*, //
+};
+
+mod child;
+mod creds;
+mod elf;
+mod exec_file;
+mod held_file;
+mod identity;
+mod plan;
+mod spawn;
+mod template;
+mod template_file;
+mod uapi;
+
+module! {
+    type: SpawnTemplate,
+    name: "spawn_template",
+    authors: ["The spawn-template developers"],
+    description: "Start a program again and again without fork and exec",
+    license: "GPL",
+}
+
+/// The module: registered as the supplier of the system calls for as long as it exists.
+struct SpawnTemplate;
+
+/// The operations in the form that C takes.
+#[repr(transparent)]
+struct Ops(bindings::spawn_template_ops);
+
+// SAFETY: The contents are function pointers and a module pointer, and never change.
+unsafe impl Sync for Ops {}
+
+static OPS: Ops = Ops(bindings::spawn_template_ops {
+    owner: this_module::<SpawnTemplate>().as_ptr(),
+    create: Some(create),
+    spawn: Some(spawn_),
+});
+
+impl kernel::Module for SpawnTemplate {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        // SAFETY: `OPS` is static, and `Drop` takes it back before the module goes.
+        to_result(unsafe { bindings::spawn_template_register(&OPS.0) })?;
+        Ok(Self)
+    }
+}
+
+impl Drop for SpawnTemplate {
+    fn drop(&mut self) {
+        // SAFETY: `OPS` was registered in `init`.
+        unsafe { bindings::spawn_template_unregister(&OPS.0) };
+    }
+}
+
+/// Turns a result into what a system call returns.
+fn to_ret(result: Result<c_int>) -> c_long {
+    result.unwrap_or_else(Error::to_errno) as c_long
+}
+
+extern "C" fn create(args: *mut bindings::spawn_template_create_args, size: usize) -> c_long {
+    to_ret(template::create(args.addr(), size))
+}
+
+extern "C" fn spawn_(
+    template_fd: c_int,
+    args: *mut bindings::spawn_template_spawn_args,
+    size: usize,
+) -> c_long {
+    to_ret(spawn::spawn(template_fd, args.addr(), size))
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a template keeps, and `spawn_template_create()`.
+
+use crate::{
+    creds,
+    elf::ElfImage,
+    exec_file::ExecFile,
+    held_file::HeldFile,
+    identity::Identity,
+    template_file,
+    uapi::{
+        self,
+        spawn_template_create_args, //
+    }, //
+};
+use kernel::{
+    bindings,
+    cred::Credential,
+    fs::file::FileDescriptorReservation,
+    prelude::*,
+    str::CString,
+    sync::{
+        aref::ARef,
+        atomic::{
+            Atomic,
+            Relaxed, //
+        }, //
+    }, //
+};
+
+/// How the executable was named, and is found again at each spawn.
+enum Origin {
+    /// By a path, which must lead to the same file each time.
+    Path,
+    /// By a descriptor; the file is where it is, whatever its names are.
+    Descriptor,
+}
+
+/// An executable that is ready to be started.
+pub(crate) struct Template {
+    /// Keeps the inode, and tells where it lies.
+    file: HeldFile,
+    origin: Origin,
+    /// What the program is started as: the path, or what execveat(2) makes of a descriptor.
+    name: CString,
+    identity: Identity,
+    image: ElfImage,
+    creator: ARef<Credential>,
+    spawns: Atomic<u64>,
+    failures: Atomic<u64>,
+}
+
+impl Template {
+    fn new(file: ExecFile, origin: Origin, name: CString) -> Result<Self> {
+        // Writes are denied from before the identity is taken until the metadata has been read.
+        let identity = Identity::settled(file.file())?;
+        let image = ElfImage::read(&file, identity.size())?;
+
+        Ok(Self {
+            file: file.hold(),
+            origin,
+            name,
+            identity,
+            image,
+            creator: creds::current(),
+            spawns: Atomic::new(0),
+            failures: Atomic::new(0),
+        })
+    }
+
+    fn from_path(path: CString) -> Result<Self> {
+        let file = ExecFile::open(&path)?;
+        Self::new(file, Origin::Path, path)
+    }
+
+    fn from_fd(fd: u32) -> Result<Self> {
+        let file = ExecFile::reopen(&HeldFile::from_fd(fd)?)?;
+        let name = CString::try_from_fmt(fmt!("/dev/fd/{fd}"))?;
+        Self::new(file, Origin::Descriptor, name)
+    }
+
+    /// Opens the executable for one spawn, in the task that is going to execute it.
+    ///
+    /// Fails with `ESTALE` if that would not give the file, with the contents and attributes, that
+    /// the template was made from; with the errors of execve(2) otherwise.
+    pub(crate) fn open(&self) -> Result<ExecFile> {
+        let opened = match self.origin {
+            Origin::Path => ExecFile::open(&self.name),
+            Origin::Descriptor => ExecFile::reopen(&self.file),
+        };
+        let file = opened.map_err(|error| if self.is_gone(error) { ESTALE } else { error })?;
+
+        // Writes to what was opened are denied by now.
+        if Identity::of(file.file())? != self.identity {
+            return Err(ESTALE);
+        }
+        Ok(file)
+    }
+
+    /// Whether the failure to open the executable is due to a change of the executable.
+    fn is_gone(&self, error: Error) -> bool {
+        if error == ENOENT || error == ENOTDIR || error == ELOOP {
+            return true;
+        }
+        if error != EACCES && error != EPERM {
+            return false;
+        }
+        // SAFETY: The path is valid for as long as the file is held.
+        let noexec = unsafe { bindings::path_noexec(self.file.path()) };
+        noexec || Identity::of(&self.file).ok() != Some(self.identity)
+    }
+
+    /// Whether the calling task may spawn from this template.
+    pub(crate) fn may_use(&self) -> bool {
+        creds::same(&creds::current(), &self.creator)
+    }
+
+    /// Counts a spawn, by its outcome.
+    pub(crate) fn count<T>(&self, outcome: &Result<T>) {
+        let counter = if outcome.is_ok() {
+            &self.spawns
+        } else {
+            &self.failures
+        };
+        counter.add(1, Relaxed);
+    }
+
+    /// How many spawns succeeded and how many failed.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.spawns.load(Relaxed), self.failures.load(Relaxed))
+    }
+
+    /// The executable.
+    pub(crate) fn file(&self) -> &HeldFile {
+        &self.file
+    }
+
+    /// The executable's identity.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The executable's metadata.
+    pub(crate) fn image(&self) -> &ElfImage {
+        &self.image
+    }
+
+    /// The name that the program is started under (`AT_EXECFN`).
+    pub(crate) fn name(&self) -> &CStr {
+        &self.name
+    }
+
+    /// Whether the program's `comm` comes from the file, because the name is a made-up one.
+    pub(crate) fn comm_from_file(&self) -> bool {
+        matches!(self.origin, Origin::Descriptor)
+    }
+}
+
+/// `spawn_template_create()`; the errors are listed in `include/uapi/linux/spawn_template.h`.
+pub(crate) fn create(addr: usize, size: usize) -> Result<c_int> {
+    let spawn_template_create_args(args) =
+        uapi::read_versioned(addr, size, bindings::SPAWN_TEMPLATE_CREATE_ARGS_SIZE_VER0)?;
+
+    let cloexec = u64::from(bindings::SPAWN_TEMPLATE_CREATE_CLOEXEC);
+    if args.flags & !cloexec != 0
+        || args.exec_flags != 0
+        || args.actions != 0
+        || args.actions_len != 0
+        || args.reserved != [0; 4]
+    {
+        return Err(EINVAL);
+    }
+
+    let template = match (u32::try_from(args.execfd), args.filename) {
+        (Ok(fd), 0) => Template::from_fd(fd)?,
+        (Err(_), addr) if addr != 0 => {
+            let path = uapi::read_path(addr)?;
+            if !path.to_bytes().starts_with(b"/") {
+                return Err(EINVAL);
+            }
+            Template::from_path(path)?
+        }
+        _ => return Err(EINVAL),
+    };
+
+    let flags = if args.flags & cloexec != 0 {
+        bindings::O_CLOEXEC
+    } else {
+        0
+    };
+    let fd = FileDescriptorReservation::get_unused_fd_flags(flags)?;
+    let file = template_file::new(KBox::new(template, GFP_KERNEL)?)?;
+    let number = fd.reserved_fd();
+    fd.fd_install(file);
+    Ok(number as c_int)
+}
