@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
 
 use crate::context::Context;
 use crate::interrupt::{self, Guarded};
@@ -325,14 +325,6 @@ pub fn remove(path: &Path) -> Result<()> {
 /// Opens a file for reading; a failure names it.
 pub fn open_file(path: &Path) -> Result<File> {
     File::open(path).with_context(|| format!("cannot open {}", path.display()))
-}
-
-/// Stops unless `condition` holds.
-pub fn require(condition: bool, message: impl FnOnce() -> String) -> Result<()> {
-    if !condition {
-        bail!(message());
-    }
-    Ok(())
 }
 
 #[cfg(test)]

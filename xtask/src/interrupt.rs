@@ -80,13 +80,15 @@ pub fn prepare(command: &mut Command) {
 }
 
 fn end_with_parent(command: &mut Command) {
-    // SAFETY: the closure runs between fork and exec and makes one async-signal-safe system call.
-    unsafe {
-        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) {
+    let ask = || {
+        // SAFETY: this prctl(2) takes two numbers and touches no memory of ours.
+        match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
-        })
+        }
     };
+    // SAFETY: between fork and exec the closure makes one system call, which is async-signal-safe, and allocates nothing.
+    unsafe { command.pre_exec(ask) };
 }
 
 /// Keeps a target of kill(2) in the list of what an interrupt ends, for as long as it lives.

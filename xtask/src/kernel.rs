@@ -73,8 +73,10 @@ pub struct Kernel {
 /// `kernel`
 pub fn main(ctx: &Context, flavor: Flavor) -> Result<ExitCode> {
     let kernel = ensure(ctx, flavor)?;
-    ctx.ui.note(format!("{} kernel {}", kernel.flavor.name(), kernel.release));
-    println!("{}", kernel.bzimage.display());
+    ctx.ui.note(format!("the {} kernel, Linux {}", kernel.flavor.name(), kernel.release));
+    for path in [&kernel.bzimage, &kernel.system_map, &kernel.config] {
+        println!("{}", path.display());
+    }
     Ok(ExitCode::SUCCESS)
 }
 
