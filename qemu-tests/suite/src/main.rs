@@ -1,3 +1,71 @@
-//! Placeholder.
+//! The tests of spawn templates that run inside the guest, as root, on the patched kernel with the module loaded.
+//!
+//! `guest-suite [--list] [FILTER]` prints one line per test and last `N passed, N failed`; the exit status is 0 only when
+//! none failed. Each test is a process of its own with a time limit; it fails too when it leaves a process or a descriptor
+//! behind, or when the kernel logs a warning meanwhile.
 
-fn main() {}
+mod actions;
+mod create;
+mod credentials;
+mod elf;
+mod errors;
+mod fdinfo;
+mod fds;
+mod harness;
+mod identity;
+mod image;
+mod leaks;
+mod module;
+mod os;
+mod parallel;
+mod programs;
+mod show;
+mod signals;
+mod spawn;
+mod stale;
+mod template;
+mod wait;
+
+use std::env;
+use std::process::ExitCode;
+
+use harness::Test;
+
+/// All tests, in the order they run; the module's come last, because they unload it.
+const FILES: &[&[Test]] = &[
+    create::TESTS,
+    spawn::TESTS,
+    programs::TESTS,
+    identity::TESTS,
+    actions::TESTS,
+    fds::TESTS,
+    signals::TESTS,
+    wait::TESTS,
+    errors::TESTS,
+    elf::TESTS,
+    stale::TESTS,
+    credentials::TESTS,
+    fdinfo::TESTS,
+    parallel::TESTS,
+    leaks::TESTS,
+    module::TESTS,
+];
+
+fn main() -> ExitCode {
+    let tests: Vec<&Test> = FILES.iter().copied().flatten().collect();
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let list = arguments.iter().any(|a| a == "--list");
+    let filter = arguments.iter().find(|a| !a.starts_with("--")).map_or("", String::as_str);
+    if list {
+        for test in tests.iter().filter(|test| test.name.contains(filter)) {
+            println!("{}", test.name);
+        }
+        return ExitCode::SUCCESS;
+    }
+    if !spawn_template::is_supported() {
+        println!("FAILED is_supported: this kernel has no spawn templates, or their module is not loaded");
+        println!("0 passed, 1 failed");
+        return ExitCode::FAILURE;
+    }
+    harness::run(&tests, filter)
+}

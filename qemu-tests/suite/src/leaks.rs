@@ -1,0 +1,212 @@
+//! Thousands of calls, good and bad, and what they leave in the kernel: nothing that grows with their number.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::time::Duration;
+
+use crate::harness::{Outcome, failed, refused};
+use crate::os;
+use crate::template::{Act, Folder, Open, Spawn, Template, set_mode};
+use crate::{ensure, tests};
+
+tests!("leaks":
+    good_spawns [300], failing_actions [300], refused_arguments [300], failing_exec [300], templates [300],
+    refused_templates [300], large_arguments [300],
+);
+
+/// What the kernel holds: objects in use per slab cache, open files, processes, and memory in use in KiB.
+struct Holdings {
+    slabs: BTreeMap<String, u64>,
+    files: u64,
+    processes: u64,
+    used: u64,
+}
+
+fn number(text: Option<&str>) -> io::Result<u64> {
+    let value = text.and_then(|text| text.parse().ok());
+    value.ok_or_else(|| io::Error::other("a number in /proc is missing"))
+}
+
+fn holdings() -> io::Result<Holdings> {
+    let mut slabs = BTreeMap::new();
+    for line in fs::read_to_string("/proc/slabinfo")?.lines().skip(2) {
+        let mut fields = line.split_whitespace();
+        if let Some(name) = fields.next() {
+            slabs.insert(name.to_owned(), number(fields.next())?);
+        }
+    }
+    let files = number(fs::read_to_string("/proc/sys/fs/file-nr")?.split_whitespace().next())?;
+    let load = fs::read_to_string("/proc/loadavg")?;
+    let processes = number(load.split_whitespace().nth(3).and_then(|field| field.split('/').nth(1)))?;
+    let mut memory = BTreeMap::new();
+    for line in fs::read_to_string("/proc/meminfo")?.lines() {
+        let mut fields = line.split_whitespace();
+        if let Some(name) = fields.next() {
+            memory.insert(name.trim_end_matches(':').to_owned(), number(fields.next())?);
+        }
+    }
+    let value = |name: &str| memory.get(name).copied().unwrap_or_default();
+    let used = value("MemTotal").saturating_sub(value("MemFree") + value("Cached") + value("Buffers"));
+    Ok(Holdings { slabs, files, processes, used })
+}
+
+/// What has grown by more than half an object for each of `count` calls.
+fn growth(before: &Holdings, after: &Holdings, count: u64) -> Vec<String> {
+    let limit = count / 2;
+    let mut grown: Vec<String> = after
+        .slabs
+        .iter()
+        .map(|(name, &now)| (name, now.saturating_sub(before.slabs.get(name).copied().unwrap_or_default())))
+        .filter(|&(_, more)| more > limit)
+        .map(|(name, more)| format!("{more} objects of {name}"))
+        .collect();
+    for (what, was, is) in [("open files", before.files, after.files), ("processes", before.processes, after.processes)]
+    {
+        if is.saturating_sub(was) > limit {
+            grown.push(format!("{} {what}", is - was));
+        }
+    }
+    // Two KiB a call is half a page.
+    let more = after.used.saturating_sub(before.used);
+    if more > count * 2 + 4096 {
+        grown.push(format!("{more} KiB of memory"));
+    }
+    grown
+}
+
+/// Calls `body` `count` times and wants nothing to have grown with that number.
+fn repeated(count: u64, mut body: impl FnMut() -> Outcome) -> Outcome {
+    // Caches fill up first.
+    for _ in 0..count / 4 {
+        body()?;
+    }
+    let before = holdings()?;
+    for _ in 0..count {
+        body()?;
+    }
+    ensure!(!os::has_children()?, "a child is left");
+    // Much is freed a little later, after an RCU grace period.
+    let mut grown = Vec::new();
+    for _ in 0..40 {
+        grown = growth(&before, &holdings()?, count);
+        if grown.is_empty() {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(250));
+    }
+    Err(failed(format!("after {count} calls there are more: {}", grown.join(", "))))
+}
+
+fn good_spawns() -> Outcome {
+    let template = Template::child("nothing")?;
+    let file = File::open("/etc/passwd")?;
+    let plain = template.spawn();
+    let busy = template.spawn().acts([
+        Act::Dup2(std::os::fd::AsRawFd::as_raw_fd(&file), 5),
+        Act::Open(Open::new("/dev/null", libc::O_RDONLY, 6)),
+        Act::Sigmask(1),
+        Act::CloseRange(100, -1, 0),
+    ]);
+    let inheriting = busy.clone().inherit_fds();
+    let spawns = [plain, busy, inheriting];
+    let mut round = 0;
+    repeated(2000, || {
+        round += 1;
+        spawns[round % 3].status()?;
+        Ok(())
+    })
+}
+
+/// Repeats spawns that all fail with an error of their own.
+fn failing(spawns: &[(Spawn, i32)]) -> Outcome {
+    let mut round = 0;
+    repeated(2000, || {
+        round += 1;
+        let (spawn, error) = &spawns[round % spawns.len()];
+        refused("spawn", spawn.run(), *error)
+    })
+}
+
+fn failing_actions() -> Outcome {
+    let template = Template::child("nothing")?;
+    let placed = [Act::Dup2(0, 5), Act::Open(Open::new("/etc/passwd", libc::O_RDONLY, 6)), Act::Sigmask(1)];
+    let spawn = template.spawn().acts(placed);
+    failing(&[
+        (spawn.clone().act(Act::Dup2(999, 1)), libc::EBADF),
+        (spawn.clone().act(Act::Fchdir(0)), libc::ENOTDIR),
+        (spawn.clone().open(Open::new("/missing", libc::O_RDONLY, 7)), libc::ENOENT),
+        (spawn.inherit_fds().act(Act::Dup2(999, 1)), libc::EBADF),
+    ])
+}
+
+fn refused_arguments() -> Outcome {
+    let template = Template::child("nothing")?;
+    let spawn = template.spawn().acts([Act::Open(Open::new("/etc/passwd", libc::O_RDONLY, 6)), Act::Sigmask(1)]);
+    let mut round = 0;
+    repeated(2000, || {
+        round += 1;
+        match round % 5 {
+            0 => refused("argv", spawn.run_changed(|args| args.argv = 1), libc::EFAULT),
+            1 => refused("envp", spawn.run_changed(|args| args.envp = 1), libc::EFAULT),
+            2 => refused("pidfd", spawn.run_changed(|args| args.pidfd = 1), libc::EFAULT),
+            3 => refused("last action", spawn.clone().act(Act::Close(-1)).run(), libc::EINVAL),
+            _ => refused("reserved", spawn.run_changed(|args| args.reserved[3] = 1), libc::EINVAL),
+        }
+    })
+}
+
+fn failing_exec() -> Outcome {
+    let folder = Folder::tmp("leak-exec")?;
+    let path = folder.copy("nothing")?;
+    let stale = Template::path(&path)?;
+    set_mode(&path, 0o711)?;
+    let busy_path = folder.copy("static0")?;
+    let busy = Template::path(&busy_path)?;
+    let _writer = File::options().write(true).open(&busy_path)?;
+    let arguments = ["an argument"; 20];
+    failing(&[
+        (stale.spawn().argv(arguments), libc::ESTALE),
+        (busy.spawn().argv(arguments), libc::ETXTBSY),
+        (busy.spawn().argv(arguments).inherit_fds(), libc::ETXTBSY),
+    ])
+}
+
+fn templates() -> Outcome {
+    let file = File::open(crate::template::child("dynamic0"))?;
+    repeated(2000, || {
+        drop(Template::child("dynamic0")?);
+        drop(Template::of_fd(&file)?);
+        Ok(())
+    })
+}
+
+fn refused_templates() -> Outcome {
+    let folder = Folder::tmp("leak-create")?;
+    let text = folder.join("text");
+    fs::write(&text, "no program".repeat(100))?;
+    set_mode(&text, 0o755)?;
+    let cut = folder.copy("dynamic0")?;
+    File::options().write(true).open(&cut)?.set_len(600)?;
+    repeated(2000, || {
+        refused("text", Template::path(&text), libc::ENOEXEC)?;
+        refused("cut off", Template::path(&cut), libc::ENOEXEC)?;
+        refused("missing", Template::path("/missing"), libc::ENOENT)?;
+        refused("folder", Template::path("/"), libc::EACCES)
+    })
+}
+
+/// A hundred pages of arguments each, for spawns that fail after they were copied.
+fn large_arguments() -> Outcome {
+    let template = Template::child("nothing")?;
+    let long = "x".repeat(100_000);
+    let argv = [long.as_str(); 4];
+    let failing = template.spawn().argv(argv).act(Act::Dup2(999, 1));
+    let good = template.spawn().argv(argv);
+    repeated(200, || {
+        refused("failing action", failing.run(), libc::EBADF)?;
+        refused("bad envp", good.run_changed(|args| args.envp = 1), libc::EFAULT)?;
+        good.status()?;
+        Ok(())
+    })
+}
