@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 
 use crate::harness::{Checks, Outcome, in_worker, refused};
+use crate::image::Image;
 use crate::os::{self, Pages, Status};
 use crate::template::{Act, Folder, Info, Template, child};
 use crate::{ensure, same, tests};
@@ -101,6 +102,13 @@ fn unusual_paths() -> Outcome {
         let lines = text.lines().filter(|line| line.starts_with("spawns:")).collect::<Vec<_>>();
         same!(lines, ["spawns:\t1"], "lines that count spawns of {name:?}");
     }
+    let path = folder.join("interpreter");
+    fs::write(&path, Image::with_interpreter(b"/new\nspawns:\t99").bytes())?;
+    crate::template::set_mode(&path, 0o755)?;
+    let template = Template::path(&path)?;
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", template.raw()))?;
+    let lines = text.lines().filter(|line| line.starts_with("spawns:")).collect::<Vec<_>>();
+    same!(lines, ["spawns:\t0"], "lines that count spawns of a program with an odd interpreter");
     Ok(())
 }
 
