@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::cache::Key;
 use crate::cmd::{Cmd, read_file, remove, which, write_file};
@@ -62,6 +62,13 @@ pub fn ensure(ctx: &Context) -> Result<Image> {
 }
 
 fn build(ctx: &Context, folder: &Path, release: &str, sources: &str) -> Result<()> {
+    if !is_root() && !Cmd::new("sudo").args(["-n", "true"]).succeeds() {
+        ctx.ui.note("making the guest's userland needs root; will run: sudo -v");
+        ensure!(
+            Cmd::new("sudo").arg("-v").on_terminal()?.success(),
+            "sudo refused; run `cargo xtask image` once as root"
+        );
+    }
     let step = ctx.ui.step(format!("make the guest's userland, Debian {release}"));
     let disk = folder.join("root.ext4");
     let listing = folder.join("libraries");
@@ -74,9 +81,7 @@ fn build(ctx: &Context, folder: &Path, release: &str, sources: &str) -> Result<(
     write_file(&list, sources)?;
 
     // Installing packages with their owners needs root.
-    // SAFETY: geteuid(2) cannot fail and touches no memory.
-    let root = unsafe { libc::geteuid() == 0 };
-    let mut command = if root { Cmd::new("mmdebstrap") } else { Cmd::new("sudo").arg("mmdebstrap") };
+    let mut command = if is_root() { Cmd::new("mmdebstrap") } else { Cmd::new("sudo").args(["-n", "mmdebstrap"]) };
     command = command.args(["--mode=root", "--format=null", "--variant=minbase"]);
     command = command.arg(format!("--include={PACKAGES}"));
     for pattern in EXCLUDED {
@@ -93,6 +98,11 @@ fn build(ctx: &Context, folder: &Path, release: &str, sources: &str) -> Result<(
     remove(&list)?;
     step.done("");
     Ok(())
+}
+
+fn is_root() -> bool {
+    // SAFETY: geteuid(2) cannot fail and touches no memory.
+    unsafe { libc::geteuid() == 0 }
 }
 
 /// The hook: makes the disk of the folder it is given and lists the libraries. The disk is made from a second view of the

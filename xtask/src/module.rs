@@ -52,7 +52,7 @@ pub fn ensure(ctx: &Context, kernel: &Kernel) -> Result<PathBuf> {
 }
 
 /// What the kernel's own `make rustfmtcheck CLIPPY=1` does for code inside the tree.
-fn lint(ctx: &Context, kernel: &Kernel) -> Result<()> {
+pub fn lint(ctx: &Context, kernel: &Kernel) -> Result<()> {
     let source = ctx.root.join("rust-module");
     let tree = kernel::tree(ctx, kernel)?;
     let tool = |name: &str| {

@@ -8,83 +8,63 @@ use anyhow::{Context as _, Result, bail};
 use crate::cache::Key;
 use crate::cmd::{Cmd, create_dir, read_file};
 use crate::context::Context;
-use crate::qemu::Payload;
+use crate::qemu::{FOLDER, Payload};
 
 /// Static programs do not depend on the guest's C library, and run as PID 1 before there is one.
 const FLAGS: &str = "-Ctarget-feature=+crt-static";
 const TARGET: &str = "x86_64-unknown-linux-gnu";
-const PACKAGES: [&str; 3] = ["guest-init", "guest-suite", "guest-bench"];
 
-/// What the programs are made of, relative to the checkout.
-const SOURCES: [&str; 5] = ["userspace-lib", "qemu-tests/init", "qemu-tests/suite", "qemu-tests/bench", "uapi-headers"];
-
-/// Where the guest's programs are.
-pub struct Programs {
-    rust: PathBuf,
-    children: PathBuf,
+/// PID 1.
+pub fn init(ctx: &Context) -> Result<PathBuf> {
+    program(ctx, "guest-init", &["qemu-tests/init"])
 }
 
-impl Programs {
-    /// PID 1.
-    pub fn init(&self) -> PathBuf {
-        self.rust.join("guest-init")
-    }
-
-    /// The test suite.
-    pub fn suite(&self) -> PathBuf {
-        self.rust.join("guest-suite")
-    }
-
-    /// The benchmark.
-    pub fn bench(&self) -> PathBuf {
-        self.rust.join("guest-bench")
-    }
-
-    /// Gives a guest the children, at `/payload/children`.
-    pub fn add_children(&self, payload: &mut Payload) -> Result<()> {
-        payload.copy(&self.children, Path::new("/payload/children"))
-    }
+/// The test suite.
+pub fn suite(ctx: &Context) -> Result<PathBuf> {
+    program(ctx, "guest-suite", &["qemu-tests/suite", "userspace-lib", "uapi-headers"])
 }
 
-/// Builds the guest's programs, as far as the cache has them not.
-pub fn ensure(ctx: &Context) -> Result<Programs> {
-    Ok(Programs { rust: rust(ctx)?, children: children(ctx)? })
+/// The benchmark.
+pub fn bench(ctx: &Context) -> Result<PathBuf> {
+    program(ctx, "guest-bench", &["qemu-tests/bench", "userspace-lib", "uapi-headers"])
 }
 
-fn rust(ctx: &Context) -> Result<PathBuf> {
+/// Gives a guest the children, at `/payload/children`.
+pub fn add_children(ctx: &Context, payload: &mut Payload) -> Result<()> {
+    payload.copy(&children(ctx)?, &Path::new(FOLDER).join("children"))
+}
+
+/// Builds a package of ours, made of these folders, when the cache has none.
+fn program(ctx: &Context, package: &str, sources: &[&str]) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let version = Cmd::new("rustc").arg("-vV").dir(&ctx.root).read()?;
-    let mut key = Key::new("guest programs 1").text("rustc", version).text("flags", FLAGS);
+    let mut key = Key::new("guest program 1").text("package", package).text("rustc", version).text("flags", FLAGS);
     for file in ["Cargo.toml", "Cargo.lock"] {
         key = key.file(file, &ctx.root.join(file))?;
     }
-    for tree in SOURCES {
-        key = key.tree(tree, &ctx.root.join(tree))?;
+    for folder in sources {
+        key = key.tree(folder, &ctx.root.join(folder))?;
     }
-    ctx.cache.entry(&ctx.ui, "programs", &key.finish(), |folder| {
+    let entry = ctx.cache.entry(&ctx.ui, "program", &key.finish(), |folder| {
         // The compiled dependencies are shared by all checkouts and versions; only one build at a time may leave its
-        // programs there.
-        let target = ctx.cache.path("programs-target");
+        // program there.
+        let target = ctx.cache.path("program-target");
         create_dir(&target)?;
-        let _lock = ctx.cache.lock(&ctx.ui, "programs-target")?;
-        let step = ctx.ui.step("build the guest's programs");
-        let mut command =
-            Cmd::new(&cargo).args(["build", "--release", "--target", TARGET, "--target-dir"]).arg(&target);
-        for package in PACKAGES {
-            command = command.args(["--package", package]);
-        }
-        command.env("RUSTFLAGS", FLAGS).dir(&ctx.root).step("building the guest's programs").run(
-            ctx,
-            "programs",
-            |line| step.progress(line.trim()),
-        )?;
-        for package in PACKAGES {
-            let built = target.join(TARGET).join("release").join(package);
-            fs::copy(&built, folder.join(package)).with_context(|| format!("cannot copy {}", built.display()))?;
-        }
+        let _lock = ctx.cache.lock(&ctx.ui, "program-target")?;
+        let step = ctx.ui.step(format!("build {package}"));
+        Cmd::new(cargo)
+            .args(["build", "--release", "--package", package, "--target", TARGET, "--target-dir"])
+            .arg(&target)
+            .env("RUSTFLAGS", FLAGS)
+            .dir(&ctx.root)
+            .step(format!("building {package}"))
+            .run(ctx, package, |line| step.progress(line.trim()))?;
+        let built = target.join(TARGET).join("release").join(package);
+        fs::copy(&built, folder.join(package)).with_context(|| format!("cannot copy {}", built.display()))?;
         step.done("");
         Ok(())
-    })
+    })?;
+    Ok(entry.join(package))
 }
 
 fn children(ctx: &Context) -> Result<PathBuf> {

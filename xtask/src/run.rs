@@ -65,7 +65,7 @@ pub struct Machine {
     /// How many processors
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub smp: u32,
-    /// How much memory, with a suffix as in 512M or 2G
+    /// How much memory, such as 512M or 2G
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = memory)]
     pub mem: String,
 }
@@ -84,13 +84,12 @@ impl Machine {
                 (kernel.bzimage, module)
             }
         };
-        let programs = programs::ensure(ctx)?;
         Ok(Guest {
             name: name.to_owned(),
             kernel,
             kernel_args: String::new(),
             image: image::ensure(ctx)?,
-            init: programs.init(),
+            init: programs::init(ctx)?,
             module,
             smp: self.smp,
             mem: self.mem.clone(),
@@ -104,12 +103,16 @@ impl Machine {
     }
 }
 
-/// Checks a memory size. QEMU would take a bare number as MiB, others take it as bytes: it has to have a suffix.
+/// Checks a memory size. A bare number is MiB, as it is to QEMU.
 fn memory(text: &str) -> Result<String, String> {
-    let digits = text.trim_end_matches(['M', 'G', 'm', 'g']);
+    let upper = text.to_uppercase();
+    let (digits, suffix) = match upper.strip_suffix(['M', 'G']) {
+        Some(digits) => (digits, &upper[digits.len()..]),
+        None => (upper.as_str(), "M"),
+    };
     match digits.parse::<u32>() {
-        Ok(1..) if text.len() == digits.len() + 1 => Ok(text.to_uppercase()),
-        _ => Err("a number with the suffix M or G is needed".into()),
+        Ok(1..) if digits.bytes().all(|byte| byte.is_ascii_digit()) => Ok(format!("{digits}{suffix}")),
+        _ => Err("a size such as 512M or 2G is needed".into()),
     }
 }
 
@@ -175,10 +178,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_needs_a_suffix() {
+    fn memory_sizes() {
         assert_eq!(memory("512M").unwrap(), "512M");
         assert_eq!(memory("2g").unwrap(), "2G");
-        for bad in ["512", "M", "0G", "1GG", "-1G", "1K", ""] {
+        assert_eq!(memory("768").unwrap(), "768M");
+        for bad in ["M", "0G", "1GG", "-1G", "+1G", "1K", ""] {
             assert!(memory(bad).is_err(), "{bad}");
         }
     }

@@ -36,11 +36,10 @@ pub struct ShellArgs {
 
 /// `shell`
 pub fn main(ctx: &Context, args: ShellArgs) -> Result<ExitCode> {
-    let programs = programs::ensure(ctx)?;
     let mut guest = args.machine.guest(ctx, args.kernel, "shell")?;
-    programs.add_children(&mut guest.payload)?;
-    guest.payload.copy(&programs.suite(), "/payload/guest-suite".as_ref())?;
-    guest.payload.copy(&programs.bench(), "/payload/guest-bench".as_ref())?;
+    programs::add_children(ctx, &mut guest.payload)?;
+    guest.payload.copy(&programs::suite(ctx)?, "/payload/guest-suite".as_ref())?;
+    guest.payload.copy(&programs::bench(ctx)?, "/payload/guest-bench".as_ref())?;
     guest.argv = vec!["/bin/bash".into(), "-i".into()];
     let term = std::env::var("TERM").unwrap_or_else(|_| "dumb".into());
     guest.env = BTreeMap::from([("TERM".into(), term), ("PS1".into(), r"\u@\h:\w\$ ".into())]);

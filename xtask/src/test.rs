@@ -8,11 +8,10 @@ use anyhow::Result;
 
 use crate::cmd::Cmd;
 use crate::context::Context;
-use crate::kernel::Flavor;
-use crate::module::{self, ModuleArgs};
-use crate::programs;
+use crate::kernel::{self, Flavor};
 use crate::qemu::{End, Outcome};
 use crate::run::Machine;
+use crate::{module, programs};
 
 /// Arguments of `test`.
 #[derive(clap::Args)]
@@ -148,13 +147,12 @@ fn cargo_result(line: &str) -> Option<Tally> {
 
 /// The suite is checked in a guest.
 fn guest(ctx: &Context, args: &TestArgs, tally: &mut Tally) -> Result<()> {
-    let programs = programs::ensure(ctx)?;
     let mut guest = args.machine.guest(ctx, Flavor::Patched, "test")?;
     if args.only.is_none() && args.machine.kernel_image.is_none() {
         lint(ctx, tally)?;
     }
-    programs.add_children(&mut guest.payload)?;
-    guest.payload.copy(&programs.suite(), "/payload/guest-suite".as_ref())?;
+    programs::add_children(ctx, &mut guest.payload)?;
+    guest.payload.copy(&programs::suite(ctx)?, "/payload/guest-suite".as_ref())?;
     guest.argv = vec!["/payload/guest-suite".into()];
     guest.argv.extend(args.filter.clone());
     guest.timeout = Duration::from_secs(args.timeout);
@@ -176,11 +174,12 @@ fn guest(ctx: &Context, args: &TestArgs, tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
+/// The module is checked with the kernel's own rules.
 fn lint(ctx: &Context, tally: &mut Tally) -> Result<()> {
-    match module::main(ctx, ModuleArgs { lint: true }) {
-        Ok(_) => tally.count("module: rustfmt and clippy", Ok(())),
-        Err(error) => tally.count("module: rustfmt and clippy", Err(format!("{error:#}"))),
-    }
+    let kernel = kernel::ensure(ctx, Flavor::Patched)?;
+    let result = module::lint(ctx, &kernel);
+    crate::interrupt::wait_if_interrupted();
+    tally.count("module: rustfmt and clippy", result.map_err(|error| format!("{error:#}")));
     Ok(())
 }
 
@@ -234,7 +233,7 @@ mod tests {
 
     fn outcome(end: End, findings: &[Kind]) -> Outcome {
         let findings = findings.iter().map(|&kind| Finding { kind, line: "line".into() }).collect();
-        Outcome { end, findings, tail: Vec::new(), log: "log".into(), boot_time: None }
+        Outcome { end, findings, tail: Vec::new(), log: "log".into() }
     }
 
     #[test]
