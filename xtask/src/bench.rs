@@ -1,16 +1,231 @@
 //! `bench`: the latency table.
 
+mod report;
+
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
 
-use crate::context::Context;
+use crate::cmd::write_file;
+use crate::context::{Accel, Context};
+use crate::kernel::Flavor;
+use crate::programs;
+use crate::qemu::{self, FOLDER};
+use crate::run::Machine;
+use crate::ui::Step;
+use report::{Line, Report, SPAWN_TEMPLATE, Setup, Unit};
+
+/// How far fork+exec and vfork+exec on the patched kernel may be from upstream's, in per cent.
+const TOLERANCE: f64 = 1.0;
+
+/// How long the guest idles before each sample, so that what the one before has left to be done later (freeing after a
+/// grace period, a few timer ticks long) is not counted with it. Medians are the same without; the spread is not.
+const SETTLE: Duration = Duration::from_millis(8);
 
 /// Arguments of `bench`.
 #[derive(clap::Args)]
-pub struct BenchArgs {}
+pub struct BenchArgs {
+    /// Also write the results to FILE as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Which kernel
+    #[arg(long, value_enum, default_value = "patched")]
+    kernel: Flavor,
+    /// Measure upstream's methods on the patched and on the upstream kernel, and fail when fork+exec or vfork+exec
+    /// differ by more than 1 %. The JSON of the upstream kernel goes to FILE with "upstream" in its name
+    #[arg(long, conflicts_with = "kernel")]
+    compare_upstream: bool,
+    /// How many samples of each method with each child and parent, however long that takes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    iterations: Option<u32>,
+    /// A rough table in a fraction of the time
+    #[arg(long)]
+    quick: bool,
+    /// Boot this kernel image instead of building one
+    #[arg(long, value_name = "PATH", hide = true, conflicts_with = "compare_upstream")]
+    kernel_image: Option<PathBuf>,
+    /// The module for --kernel-image
+    #[arg(long, value_name = "PATH", hide = true, requires = "kernel_image")]
+    module: Option<PathBuf>,
+}
+
+/// What is measured, and for how long.
+struct Plan {
+    methods: Option<&'static str>,
+    iterations: u32,
+    /// What the samples of one method with one child and one parent may cost together, in the unit of the results.
+    budget: u64,
+}
+
+impl Plan {
+    fn new(args: &BenchArgs, unit: Unit) -> Self {
+        // Instructions hardly vary, wall time does.
+        let (iterations, budget) = match (unit, args.quick) {
+            (Unit::Instructions, false) => (100, 120_000_000),
+            (Unit::Instructions, true) => (15, 20_000_000),
+            (Unit::Ns, false) => (500, 600_000_000),
+            (Unit::Ns, true) => (50, 60_000_000),
+        };
+        // With templates out of the way there is time for more.
+        let iterations = if args.compare_upstream { iterations * 2 } else { iterations };
+        // Whoever asks for a number gets it, however long it takes.
+        let budget = if args.iterations.is_some() { u64::MAX } else { budget };
+        let methods = args.compare_upstream.then_some("fork_exec,vfork_exec,posix_spawn,clone3");
+        Self { methods, iterations: args.iterations.unwrap_or(iterations), budget }
+    }
+
+    fn argv(&self) -> Vec<String> {
+        let mut argv = vec![format!("{FOLDER}/guest-bench")];
+        argv.extend(["--iterations".into(), self.iterations.to_string()]);
+        argv.extend(["--budget".into(), self.budget.to_string()]);
+        argv.extend(["--settle".into(), SETTLE.as_nanos().to_string()]);
+        if let Some(methods) = self.methods {
+            argv.extend(["--methods".into(), methods.into()]);
+        }
+        argv
+    }
+}
 
 /// `bench`
-pub fn main(_ctx: &Context, _args: BenchArgs) -> Result<ExitCode> {
-    anyhow::bail!("not written yet")
+pub fn main(ctx: &Context, args: BenchArgs) -> Result<ExitCode> {
+    // Before a build that takes minutes: can the results be written where they are wanted?
+    if let Some(path) = &args.json {
+        write_file(path, "")?;
+    }
+    let (accel, why) = qemu::accelerator(ctx)?;
+    ctx.ui.note(match accel {
+        Accel::Tcg => format!("no KVM ({why}): counting guest instructions"),
+        Accel::Kvm if ctx.accel.is_some() => format!("KVM ({why}): measuring wall time"),
+        Accel::Kvm => format!("KVM ({why}): counting guest instructions without it, then measuring wall time with it"),
+    });
+    // The last one is the one that --json asks for.
+    let units: &[Unit] = match accel {
+        Accel::Tcg => &[Unit::Instructions],
+        Accel::Kvm if ctx.accel.is_some() => &[Unit::Ns],
+        Accel::Kvm => &[Unit::Instructions, Unit::Ns],
+    };
+    let mut code = ExitCode::SUCCESS;
+    for (index, &unit) in units.iter().enumerate() {
+        let variant = if index + 1 == units.len() { None } else { Some("instructions") };
+        let json = args.json.as_deref().map(|path| variant.map_or(path.to_owned(), |variant| beside(path, variant)));
+        if args.compare_upstream {
+            if !compare(ctx, &args, unit, json.as_deref())? {
+                code = ExitCode::FAILURE;
+            }
+        } else {
+            let report = measure(ctx, &args, args.kernel, unit)?;
+            println!("{}", report.table());
+            write_json(ctx, &report, json.as_deref())?;
+        }
+    }
+    Ok(code)
+}
+
+/// Measures both kernels. False when ours makes upstream's methods cost something else.
+fn compare(ctx: &Context, args: &BenchArgs, unit: Unit, json: Option<&Path>) -> Result<bool> {
+    let upstream = measure(ctx, args, Flavor::Upstream, unit)?;
+    let patched = measure(ctx, args, Flavor::Patched, unit)?;
+    let differences = report::differences(&upstream, &patched);
+    println!("{}", report::comparison(&upstream, &patched, &differences));
+    write_json(ctx, &upstream, json.map(|path| beside(path, "upstream")).as_deref())?;
+    write_json(ctx, &patched, json)?;
+    let beyond = report::beyond(&differences, TOLERANCE).len();
+    if beyond > 0 {
+        eprintln!("error: {beyond} medians of fork_exec and vfork_exec differ by more than {TOLERANCE} %");
+    }
+    Ok(beyond == 0)
+}
+
+fn measure(ctx: &Context, args: &BenchArgs, flavor: Flavor, unit: Unit) -> Result<Report> {
+    let icount = unit == Unit::Instructions;
+    let machine = Machine { kernel_image: args.kernel_image.clone(), smp: 1, mem: "1G".into() };
+    let mut guest = machine.guest(ctx, flavor, "bench")?;
+    if args.module.is_some() {
+        guest.module = args.module.clone();
+    }
+    guest.payload.copy(&programs::bench(ctx)?, Path::new(FOLDER).join("guest-bench").as_path())?;
+    programs::add_children(ctx, &mut guest.payload)?;
+    guest.icount = icount;
+    guest.argv = Plan::new(args, unit).argv();
+    guest.timeout = Duration::from_secs(1800);
+
+    let has_templates = guest.module.is_some();
+    let step = ctx.ui.step(match flavor {
+        Flavor::Patched => "measure on the patched kernel",
+        Flavor::Upstream => "measure on the upstream kernel",
+    });
+    step.progress("booting");
+    let mut output = Output::default();
+    let mut complaints = Vec::new();
+    let outcome = guest.run(
+        ctx,
+        &mut |bytes| output.take(bytes, &step),
+        &mut |bytes| {
+            complaints.extend_from_slice(bytes);
+            Ok(())
+        },
+        None,
+    )?;
+    if !outcome.is_clean() {
+        outcome.explain();
+        let said = String::from_utf8_lossy(&complaints);
+        bail!("the measurement came to nothing ({:?}); guest-bench said: {:?}", outcome.end, said.trim());
+    }
+    let report = Report::new(Setup::new(unit), output.lines)?;
+    if has_templates && !args.compare_upstream && report.missing.iter().any(|method| method == SPAWN_TEMPLATE) {
+        bail!("the module is loaded, and yet the kernel says that it has no {SPAWN_TEMPLATE}");
+    }
+    step.done(format!("{} results", report.samples.len()));
+    Ok(report)
+}
+
+/// Puts guest-bench's lines together and shows what it is doing.
+#[derive(Default)]
+struct Output {
+    partial: Vec<u8>,
+    lines: Vec<Line>,
+}
+
+impl Output {
+    fn take(&mut self, bytes: &[u8], step: &Step) -> io::Result<()> {
+        self.partial.extend_from_slice(bytes);
+        while let Some(end) = self.partial.iter().position(|&byte| byte == b'\n') {
+            let text: Vec<u8> = self.partial.drain(..=end).collect();
+            let line = Line::parse(String::from_utf8_lossy(&text).trim_end()).map_err(io::Error::other)?;
+            if let Line::Progress { parent, child } = &line {
+                step.progress(format!("parent {parent}, child {child}"));
+            }
+            self.lines.push(line);
+        }
+        Ok(())
+    }
+}
+
+fn write_json(ctx: &Context, report: &Report, path: Option<&Path>) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    write_file(path, report.json()?).context("the results are lost")?;
+    ctx.ui.note(format!("results as JSON: {}", path.display()));
+    Ok(())
+}
+
+/// "results.json" with `variant` "upstream" is "results.upstream.json".
+fn beside(path: &Path, variant: &str) -> PathBuf {
+    match path.extension() {
+        Some(extension) => path.with_extension(format!("{variant}.{}", extension.to_string_lossy())),
+        None => path.with_extension(variant),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_results_lie_beside_the_file() {
+        assert_eq!(beside(Path::new("a/results.json"), "upstream"), Path::new("a/results.upstream.json"));
+        assert_eq!(beside(Path::new("results"), "upstream"), Path::new("results.upstream"));
+    }
 }
