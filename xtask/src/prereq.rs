@@ -99,7 +99,7 @@ const NEEDS: &[Need] = &[
     },
     Need {
         name: "rustc with rust-src",
-        why: "compiles the kernel's Rust, 1.85 or newer",
+        why: "compiles the kernel's Rust, 1.85 or newer; where rustup has it, `rustup component add rust-src` will do",
         found: || {
             let rust = toolchain::find_rust()?;
             Some(format!("{}, {}", rust.version, rust.rustc.display()))
@@ -207,7 +207,7 @@ fn install(ctx: &Context, absent: &[&Need]) -> Result<()> {
         let updated = root_command(ctx, "apt-update", &["apt-get", "update"]);
         // Which packages there are is known only now.
         let packages = packages(absent);
-        let mut command = vec!["apt-get", "install", "--yes", "--no-install-recommends"];
+        let mut command = vec!["apt-get", "install", "--yes", "--no-remove", "--no-install-recommends"];
         command.extend(["-o", "DPkg::Lock::Timeout=600"]);
         command.extend(packages.iter().map(String::as_str));
         ctx.ui.note(format!("will run: {}", command.join(" ")));

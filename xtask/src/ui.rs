@@ -1,8 +1,8 @@
 //! Progress for people: a live line on a terminal, plain lines otherwise. Everything goes to stderr, so that stdout
 //! carries only results.
 
-use std::cell::Cell;
 use std::io::IsTerminal;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -30,7 +30,8 @@ impl Ui {
     /// Begins a step; it ends with [`Step::done`], or silently when dropped because of an error.
     pub fn step(&self, name: impl Into<String>) -> Step {
         let name = name.into();
-        let bar = if self.live {
+        let started = Instant::now();
+        let display = if self.live {
             let bar = ProgressBar::new_spinner();
             bar.set_draw_target(ProgressDrawTarget::stderr());
             // A template that does not parse would only cost us the looks.
@@ -39,12 +40,12 @@ impl Ui {
             }
             bar.set_prefix(name.clone());
             bar.enable_steady_tick(Duration::from_millis(200));
-            Some(bar)
+            Display::Live(bar)
         } else {
             eprintln!("==> {name}");
-            None
+            Display::Plain(Heartbeat::start(name.clone(), started))
         };
-        Step { name, started: Instant::now(), said: Cell::new(Instant::now()), bar }
+        Step { name, started, display }
     }
 }
 
@@ -52,27 +53,31 @@ impl Ui {
 pub struct Step {
     name: String,
     started: Instant,
-    said: Cell<Instant>,
-    bar: Option<ProgressBar>,
+    display: Display,
+}
+
+enum Display {
+    Live(ProgressBar),
+    Plain(Heartbeat),
 }
 
 impl Step {
     /// Says what is being done right now, for example the file being compiled. Cheap; call it as often as you like.
     pub fn progress(&self, what: impl AsRef<str>) {
-        let what = what.as_ref();
-        if let Some(bar) = &self.bar {
-            bar.set_message(what.to_owned());
-        } else if self.said.get().elapsed() >= PLAIN_INTERVAL {
-            self.said.set(Instant::now());
-            eprintln!("    {}: {what} ({} elapsed)", self.name, duration(self.started.elapsed()));
+        let what = what.as_ref().to_owned();
+        match &self.display {
+            Display::Live(bar) => bar.set_message(what),
+            Display::Plain(heartbeat) => {
+                *heartbeat.what.lock().unwrap_or_else(PoisonError::into_inner) = what;
+            }
         }
     }
 
-    /// One line that stays, printed above a live line.
+    /// One line that stays, above the live line.
     pub fn note(&self, line: impl AsRef<str>) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{}", line.as_ref())),
-            None => eprintln!("{}", line.as_ref()),
+        match &self.display {
+            Display::Live(bar) => bar.suspend(|| eprintln!("{}", line.as_ref())),
+            Display::Plain(_) => eprintln!("{}", line.as_ref()),
         }
     }
 
@@ -81,21 +86,44 @@ impl Step {
         let result = result.as_ref();
         let separator = if result.is_empty() { "" } else { ": " };
         let elapsed = duration(self.started.elapsed());
-        match &self.bar {
-            Some(bar) => {
+        match &self.display {
+            Display::Live(bar) => {
                 bar.finish_and_clear();
                 eprintln!("==> {}{separator}{result} ({elapsed})", self.name);
             }
-            None => eprintln!("    {}{separator}{result} (done in {elapsed})", self.name),
+            Display::Plain(_) => eprintln!("    {}{separator}{result} (done in {elapsed})", self.name),
         }
     }
 }
 
 impl Drop for Step {
     fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
+        if let Display::Live(bar) = &self.display {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// Without a terminal: a line now and then, also when the step itself has nothing to say for minutes.
+struct Heartbeat {
+    what: Arc<Mutex<String>>,
+    /// The thread ends when this goes away.
+    _stop: mpsc::Sender<()>,
+}
+
+impl Heartbeat {
+    fn start(name: String, started: Instant) -> Self {
+        let what = Arc::new(Mutex::new(String::new()));
+        let (stop, stopped) = mpsc::channel();
+        let shared = Arc::clone(&what);
+        std::thread::spawn(move || {
+            while stopped.recv_timeout(PLAIN_INTERVAL) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let what = shared.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let separator = if what.is_empty() { "" } else { ": " };
+                eprintln!("    {name}{separator}{what} ({} elapsed)", duration(started.elapsed()));
+            }
+        });
+        Self { what, _stop: stop }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What make is doing, read from its output.
 
 /// How many steps a build from nothing has, measured; only an estimate to show how far a build is.
-pub const STEPS_OF_A_FULL_BUILD: usize = 2000;
+pub const STEPS_OF_A_FULL_BUILD: usize = 2280;
 
 /// Counts the steps of a kernel build.
 pub struct Progress {
