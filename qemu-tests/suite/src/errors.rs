@@ -17,7 +17,7 @@ tests!("errors":
 );
 
 /// A spawn with these actions, inheriting or not.
-fn with(template: &Template, inherit: bool, acts: &[Act]) -> Spawn {
+fn with<'a>(template: &'a Template, inherit: bool, acts: &[Act]) -> Spawn<'a> {
     let spawn = template.spawn().acts(acts.iter().cloned());
     if inherit { spawn.inherit_fds() } else { spawn }
 }
@@ -127,7 +127,8 @@ fn earlier_actions_have_happened() -> Outcome {
         let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
         Act::Open(Open::new(folder.join(name), flags, 5).mode(0o600))
     };
-    let spawn = Template::child("nothing")?.spawn().acts([create("before"), Act::Dup2(900, 1), create("after")]);
+    let template = Template::child("nothing")?;
+    let spawn = template.spawn().acts([create("before"), Act::Dup2(900, 1), create("after")]);
     refused("the second action", spawn.run(), libc::EBADF)?;
     ensure!(fs::exists(folder.join("before"))?, "the action before the failing one was not performed");
     ensure!(!fs::exists(folder.join("after"))?, "the action after the failing one was performed");

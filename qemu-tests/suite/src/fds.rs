@@ -37,7 +37,7 @@ fn clutter(numbers: &[RawFd]) -> Outcome<Vec<OwnedFd>> {
 
 /// Numbers of descriptors that a child from `spawn` sees.
 #[track_caller]
-fn numbers(spawn: Spawn) -> Outcome<Vec<RawFd>> {
+fn numbers(spawn: Spawn<'_>) -> Outcome<Vec<RawFd>> {
     Ok(spawn.show()?.fd_numbers())
 }
 

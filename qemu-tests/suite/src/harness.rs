@@ -336,7 +336,14 @@ fn complaint(record: &str) -> Option<String> {
     let (head, text) = record.split_once(';')?;
     let level = head.split(',').next()?.parse::<u32>().ok()? & 7;
     let text = text.lines().next()?;
-    let harmless = ["with NULL argv: empty string added", "taints kernel", "overlayfs: "];
+    let harmless = [
+        "with NULL argv: empty string added",
+        "started with executable stack",
+        "not enough memory for the allocation",
+        "callbacks suppressed",
+        "taints kernel",
+        "overlayfs: ",
+    ];
     if level > 4 || harmless.iter().any(|h| text.contains(h)) {
         return None;
     }

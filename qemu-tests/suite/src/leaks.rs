@@ -119,7 +119,7 @@ fn good_spawns() -> Outcome {
 }
 
 /// Repeats spawns that all fail with an error of their own.
-fn failing(spawns: &[(Spawn, i32)]) -> Outcome {
+fn failing(spawns: &[(Spawn<'_>, i32)]) -> Outcome {
     let mut round = 0;
     repeated(2000, || {
         round += 1;

@@ -74,8 +74,14 @@ pub fn waitpid(pid: i32, options: i32) -> io::Result<(i32, Status)> {
 pub fn wait_pidfd(fd: RawFd, options: i32) -> io::Result<Option<(i32, Status)>> {
     // SAFETY: all zero bytes are a valid siginfo_t.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `info` is a live local.
-    check(unsafe { libc::waitid(libc::P_PIDFD, fd as libc::id_t, &mut info, libc::WEXITED | options) })?;
+    loop {
+        // SAFETY: `info` is a live local.
+        match check(unsafe { libc::waitid(libc::P_PIDFD, fd as libc::id_t, &mut info, libc::WEXITED | options) }) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+            Ok(_) => break,
+        }
+    }
     // SAFETY: waitid() has filled the SIGCHLD part, or left the zeros.
     let pid = unsafe { info.si_pid() };
     // SAFETY: as above.
@@ -264,6 +270,12 @@ pub fn set_cloexec(fd: RawFd, on: bool) -> io::Result<()> {
     let flags = if on { libc::FD_CLOEXEC } else { 0 };
     // SAFETY: no memory is involved.
     check(unsafe { libc::fcntl(fd, libc::F_SETFD, flags) }).map(drop)
+}
+
+/// Closes every descriptor from 3 up; for the start of a program, when nothing owns any.
+pub fn close_from_3() -> io::Result<()> {
+    // SAFETY: the caller says that nothing owns them.
+    check(unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) }).map(drop)
 }
 
 /// Marks every descriptor from 3 up close-on-exec.

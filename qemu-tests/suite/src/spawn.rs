@@ -41,7 +41,7 @@ fn empty_environment() -> Outcome {
 }
 
 /// Output of `show` for arguments that only raw pointers can express.
-fn show_changed(spawn: &Spawn, change: impl FnOnce(&mut SpawnArgs)) -> Outcome<Show> {
+fn show_changed(spawn: &Spawn<'_>, change: impl FnOnce(&mut SpawnArgs)) -> Outcome<Show> {
     let (reader, writer) = os::pipe()?;
     let child = spawn.clone().act(Act::Dup2(writer.as_raw_fd(), 1)).run_changed(change)?;
     drop(writer);

@@ -82,9 +82,9 @@ impl Template {
     }
 
     /// A process to start, with "child" as its only argument and an empty environment.
-    pub fn spawn(&self) -> Spawn {
+    pub fn spawn(&self) -> Spawn<'_> {
         let argv = vec![c"child".to_owned()];
-        Spawn { fd: self.raw(), argv, envp: Vec::new(), actions: Vec::new(), flags: 0 }
+        Spawn { template: self, argv, envp: Vec::new(), actions: Vec::new(), flags: 0 }
     }
 
     /// Starts it with the default arguments and waits for it.
@@ -232,52 +232,52 @@ fn encode(acts: &[Act]) -> Encoded {
 
 /// A process to start.
 #[derive(Clone)]
-pub struct Spawn {
-    fd: RawFd,
+pub struct Spawn<'a> {
+    template: &'a Template,
     argv: Vec<CString>,
     envp: Vec<CString>,
     actions: Vec<Act>,
     flags: u64,
 }
 
-impl Spawn {
+impl<'a> Spawn<'a> {
     /// Replaces argv, the zeroth included.
-    pub fn argv<S: AsRef<str>>(mut self, argv: impl IntoIterator<Item = S>) -> Spawn {
+    pub fn argv<S: AsRef<str>>(mut self, argv: impl IntoIterator<Item = S>) -> Spawn<'a> {
         self.argv = argv.into_iter().map(|s| os::c_path(s.as_ref())).collect();
         self
     }
 
     /// Adds one argument.
-    pub fn arg(mut self, arg: &str) -> Spawn {
+    pub fn arg(mut self, arg: &str) -> Spawn<'a> {
         self.argv.push(os::c_path(arg));
         self
     }
 
     /// Replaces the environment.
-    pub fn envp<S: AsRef<str>>(mut self, envp: impl IntoIterator<Item = S>) -> Spawn {
+    pub fn envp<S: AsRef<str>>(mut self, envp: impl IntoIterator<Item = S>) -> Spawn<'a> {
         self.envp = envp.into_iter().map(|s| os::c_path(s.as_ref())).collect();
         self
     }
 
     /// Adds an action.
-    pub fn act(mut self, act: Act) -> Spawn {
+    pub fn act(mut self, act: Act) -> Spawn<'a> {
         self.actions.push(act);
         self
     }
 
     /// Adds actions.
-    pub fn acts(mut self, acts: impl IntoIterator<Item = Act>) -> Spawn {
+    pub fn acts(mut self, acts: impl IntoIterator<Item = Act>) -> Spawn<'a> {
         self.actions.extend(acts);
         self
     }
 
     /// Adds an OPEN.
-    pub fn open(self, open: Open) -> Spawn {
+    pub fn open(self, open: Open) -> Spawn<'a> {
         self.act(Act::Open(open))
     }
 
     /// Sets INHERIT_FDS.
-    pub fn inherit_fds(mut self) -> Spawn {
+    pub fn inherit_fds(mut self) -> Spawn<'a> {
         self.flags |= u64::from(uapi::SPAWN_TEMPLATE_SPAWN_INHERIT_FDS);
         self
     }
@@ -297,7 +297,7 @@ impl Spawn {
             ..Default::default()
         };
         change(&mut args);
-        let pid = os::template_spawn(self.fd, &raw const args as u64, SPAWN_SIZE)?;
+        let pid = os::template_spawn(self.template.raw(), &raw const args as u64, SPAWN_SIZE)?;
         if pid <= 0 || pidfd < 0 {
             return Err(io::Error::other(format!("success, but pid {pid} and pidfd {pidfd}")));
         }
