@@ -166,6 +166,7 @@ fn measure_all(options: &Options) -> Result<(), Box<dyn Error>> {
                 "p10": stats::percentile(&samples, 10),
                 "p50": stats::percentile(&samples, 50),
                 "p90": stats::percentile(&samples, 90),
+                "typical": stats::mean_without_tails(&samples),
             }));
         }
     }
@@ -200,10 +201,12 @@ fn measure(program: &Program, methods: &[Method], options: &Options) -> Result<V
         .collect();
     let rounds = counts.iter().copied().max().unwrap_or(0);
     let mut samples: Vec<Vec<u64>> = counts.iter().map(|&count| Vec::with_capacity(count)).collect();
+    let mut order = stats::Random::new();
+    let mut turns: Vec<usize> = (0..methods.len()).collect();
     for round in 0..rounds {
-        for turn in 0..methods.len() {
-            // Back and forth, so that no method always runs in the wake of the same other one.
-            let index = if round % 2 == 0 { turn } else { methods.len() - 1 - turn };
+        // The allocators' batches come round every so many children. In a fixed order one method would always pay for them.
+        order.shuffle(&mut turns);
+        for &index in &turns {
             if stats::takes_part(round, rounds, counts[index]) {
                 samples[index].push(sample(methods[index])?);
             }

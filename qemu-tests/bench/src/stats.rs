@@ -7,6 +7,39 @@ pub fn percentile(sorted: &[u64], percent: usize) -> u64 {
     sorted[rank.clamp(1, sorted.len()) - 1]
 }
 
+/// The mean of what is left of `sorted` without its lowest and its highest tenth. Where the samples fall into two groups of
+/// about equal size, the median jumps between them from run to run; this does not.
+pub fn mean_without_tails(sorted: &[u64]) -> u64 {
+    let tail = sorted.len() / 10;
+    let middle = &sorted[tail..sorted.len() - tail];
+    middle.iter().sum::<u64>() / middle.len() as u64
+}
+
+/// A source of numbers that look random and are the same in every run.
+pub struct Random(u64);
+
+impl Random {
+    /// The source, at its beginning.
+    pub fn new() -> Self {
+        Self(0x9e37_79b9_7f4a_7c15)
+    }
+
+    /// A number below `limit`, by Marsaglia's xorshift.
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 33) as usize % limit
+    }
+
+    /// Puts `items` in another order.
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            items.swap(last, self.below(last + 1));
+        }
+    }
+}
+
 /// How many samples a method that costs `cost` a piece gets: `most`, or fewer when they would exceed `budget`, but never
 /// fewer than `least` (nor more than `most`).
 pub fn samples_within(budget: u64, cost: u64, least: usize, most: usize) -> usize {
@@ -33,6 +66,27 @@ mod tests {
         assert_eq!(percentile(&[7], 10), 7);
         assert_eq!(percentile(&[7], 90), 7);
         assert_eq!(percentile(&[1, 2, 3], 50), 2);
+    }
+
+    #[test]
+    fn tails_are_left_out_of_the_mean() {
+        assert_eq!(mean_without_tails(&[5]), 5);
+        assert_eq!(mean_without_tails(&[1, 3]), 2);
+        assert_eq!(mean_without_tails(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 1000]), 4);
+    }
+
+    #[test]
+    fn every_place_is_taken_equally_often() {
+        let mut random = Random::new();
+        let mut first = [0; 5];
+        for _ in 0..5000 {
+            let mut items = [0, 1, 2, 3, 4];
+            random.shuffle(&mut items);
+            first[items[0]] += 1;
+            items.sort_unstable();
+            assert_eq!(items, [0, 1, 2, 3, 4]);
+        }
+        assert!(first.iter().all(|&count| (900..1100).contains(&count)), "{first:?}");
     }
 
     #[test]

@@ -56,6 +56,9 @@ pub struct Sample {
     pub p50: u64,
     /// Nine tenths of the samples are not above this.
     pub p90: u64,
+    /// The mean of the samples without the lowest and the highest tenth, for comparisons between boots.
+    #[serde(skip_serializing)]
+    pub typical: u64,
 }
 
 /// One line of guest-bench's output.
@@ -197,16 +200,16 @@ impl Report {
         let _ = writeln!(text, "  machine  {}", self.described_setup());
         let _ = writeln!(
             text,
-            "  samples  up to {most} of each (fewer where one is dear), all methods in turn in one boot"
+            "  samples  up to {most} of each (fewer where one is dear), methods in random turns in one boot"
         );
-        let _ = writeln!(text, "  cells    median; 10th - 90th percentile; number of samples");
+        let _ = writeln!(text, "  cells    median, below it 10th - 90th percentile");
         if self.setup.unit == Unit::Ns {
             let cost = self.machine.cpuid_ns;
             let _ =
                 writeln!(text, "  CPUID    {cost} ns each here, and a glibc program executes 68 of them as it starts");
         }
         if methods.contains(&SPAWN_TEMPLATE) {
-            let _ = writeln!(text, "  2.00x    twice the median of spawn_template with the same child and parent");
+            let _ = writeln!(text, "  2.00x    costs twice what spawn_template does with the same child and parent");
         }
         for method in &self.missing {
             let _ = writeln!(text, "  this kernel has no {method}");
@@ -215,40 +218,37 @@ impl Report {
             if !self.samples.iter().any(|sample| sample.parent == parent) {
                 continue;
             }
-            let _ = write!(text, "\n{heading}\n{:<10}", "");
-            for method in &methods {
-                let _ = write!(text, " {method:>18}");
-            }
-            text.push('\n');
+            let _ = writeln!(text, "\n{heading}");
+            write_row(text, "", methods.iter().copied());
             for child in CHILDREN {
                 self.write_child(text, parent, child, &methods);
             }
+            write_row(text, "samples", methods.iter().map(|method| self.sample_counts(parent, method)));
         }
     }
 
     fn write_child(&self, text: &mut String, parent: &str, child: &str, methods: &[&str]) {
         let template = self.sample(parent, child, SPAWN_TEMPLATE);
-        let mut rows = [format!("{child:<10}"), format!("{:<10}", ""), format!("{:<10}", "")];
-        for method in methods {
-            let [median, range, ratio] = match self.sample(parent, child, method) {
-                Some(sample) => [
-                    thousands(sample.p50),
-                    format!("{} - {}", thousands(sample.p10), thousands(sample.p90)),
-                    match template {
-                        Some(template) if *method != SPAWN_TEMPLATE => {
-                            format!("{:.2}x n={}", sample.p50 as f64 / template.p50.max(1) as f64, sample.n)
-                        }
-                        _ => format!("n={}", sample.n),
-                    },
-                ],
-                None => ["-".into(), String::new(), String::new()],
-            };
-            for (row, cell) in rows.iter_mut().zip([median, range, ratio]) {
-                let _ = write!(row, " {cell:>18}");
+        let samples = methods.iter().map(|method| self.sample(parent, child, method));
+        let median = |sample: &Sample| match template {
+            Some(template) if sample.method != SPAWN_TEMPLATE => {
+                let ratio = sample.p50 as f64 / template.p50.max(1) as f64;
+                format!("{} {ratio:5.2}x", thousands(sample.p50))
             }
-        }
-        for row in rows {
-            let _ = writeln!(text, "{}", row.trim_end());
+            _ => thousands(sample.p50),
+        };
+        let range = |sample: &Sample| format!("{} - {}", thousands(sample.p10), thousands(sample.p90));
+        write_row(text, child, samples.clone().map(|sample| sample.map_or("-".into(), median)));
+        write_row(text, "", samples.map(|sample| sample.map_or(String::new(), range)));
+    }
+
+    /// How many samples each child's result for this parent and method is made of.
+    fn sample_counts(&self, parent: &str, method: &str) -> String {
+        let counts = CHILDREN.iter().filter_map(|child| Some(self.sample(parent, child, method)?.n));
+        match (counts.clone().min(), counts.max()) {
+            (Some(least), Some(most)) if least == most => most.to_string(),
+            (Some(least), Some(most)) => format!("{least} - {most}"),
+            _ => "-".into(),
         }
     }
 
@@ -284,7 +284,7 @@ pub fn differences(theirs: &Report, ours: &Report) -> Vec<Difference> {
                 if let (Some(theirs), Some(ours)) =
                     (theirs.sample(parent, child, method), ours.sample(parent, child, method))
                 {
-                    found.push(Difference { parent, child, method, theirs: theirs.p50, ours: ours.p50 });
+                    found.push(Difference { parent, child, method, theirs: theirs.typical, ours: ours.typical });
                 }
             }
         }
@@ -298,7 +298,7 @@ pub fn comparison(theirs: &Report, ours: &Report, differences: &[Difference]) ->
     // Writing to a String cannot fail.
     let _ = writeln!(
         text,
-        "What upstream's methods cost without and with our patches, median, {}",
+        "What upstream's methods cost without and with our patches, mean of the middle 80 %, {}",
         ours.setup.unit.thousand()
     );
     let _ = writeln!(text, "  upstream {}", theirs.machine.kernel);
@@ -319,6 +319,18 @@ pub fn beyond(differences: &[Difference], limit: f64) -> Vec<&Difference> {
     differences.iter().filter(counts).filter(|difference| difference.percent().abs() > limit).collect()
 }
 
+/// One line of the table.
+fn write_row<S: AsRef<str>>(text: &mut String, name: &str, cells: impl Iterator<Item = S>) {
+    let start = text.len();
+    // Writing to a String cannot fail.
+    let _ = write!(text, "{name:<9}");
+    for cell in cells {
+        let _ = write!(text, " {:>18}", cell.as_ref());
+    }
+    text.truncate(start + text[start..].trim_end().len());
+    text.push('\n');
+}
+
 /// 1234567 as "1234.6".
 fn thousands(value: u64) -> String {
     format!("{:.1}", value as f64 / 1000.0)
@@ -337,6 +349,7 @@ mod tests {
             p10: p50 - p50 / 100,
             p50,
             p90: p50 + p50 / 100,
+            typical: p50,
         }
     }
 
@@ -358,7 +371,7 @@ mod tests {
     fn lines_are_read() {
         let line = r#"{"child":"static","parent":"small","type":"progress"}"#;
         assert_eq!(Line::parse(line).unwrap(), Line::Progress { parent: "small".into(), child: "static".into() });
-        let line = r#"{"child":"static","method":"clone3","n":9,"p10":99,"p50":100,"p90":101,"parent":"small","type":"result"}"#;
+        let line = r#"{"child":"static","method":"clone3","n":9,"p10":99,"p50":100,"p90":101,"typical":100,"parent":"small","type":"result"}"#;
         assert_eq!(Line::parse(line).unwrap(), Line::Result(sample("small", "static", "clone3", 100)));
         assert!(Line::parse("Segmentation fault").is_err());
     }
@@ -396,7 +409,7 @@ mod tests {
         ]);
         let table = report.table();
         for expected in
-            ["kernel   7.3.4", "max,-erms,-fsrm", "189.0", "187.1 - 190.9", "1.89x n=9", "21000.0", "256 MiB"]
+            ["kernel   7.3.4", "max,-erms,-fsrm", "189.0", "187.1 - 190.9", "189.0  1.89x", "21000.0", "256 MiB"]
         {
             assert!(table.contains(expected), "{expected} is not in\n{table}");
         }
