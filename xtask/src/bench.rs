@@ -141,11 +141,9 @@ fn compare(ctx: &Context, args: &BenchArgs, unit: Unit, json: Option<&Path>) -> 
 
 fn measure(ctx: &Context, args: &BenchArgs, flavor: Flavor, unit: Unit) -> Result<Report> {
     let icount = unit == Unit::Instructions;
-    let machine = Machine { kernel_image: args.kernel_image.clone(), smp: 1, mem: "1G".into() };
+    let (kernel_image, module) = (args.kernel_image.clone(), args.module.clone());
+    let machine = Machine { kernel_image, module, smp: 1, mem: "1G".into() };
     let mut guest = machine.guest(ctx, flavor, "bench")?;
-    if args.module.is_some() {
-        guest.module = args.module.clone();
-    }
     guest.payload.copy(&programs::bench(ctx)?, Path::new(FOLDER).join("guest-bench").as_path())?;
     programs::add_children(ctx, &mut guest.payload)?;
     guest.icount = icount;

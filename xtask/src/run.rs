@@ -59,9 +59,12 @@ pub struct RunArgs {
 /// What a guest's machine is like.
 #[derive(clap::Args)]
 pub struct Machine {
-    /// Boot this kernel image, without a module, instead of building one
+    /// Boot this kernel image instead of building one
     #[arg(long, value_name = "PATH", hide = true)]
     pub kernel_image: Option<PathBuf>,
+    /// The module for --kernel-image
+    #[arg(long, value_name = "PATH", hide = true, requires = "kernel_image")]
+    pub module: Option<PathBuf>,
     /// How many processors
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub smp: u32,
@@ -74,7 +77,7 @@ impl Machine {
     /// A guest of this kind with everything it needs, ready to be told what to do.
     pub fn guest(&self, ctx: &Context, flavor: Flavor, name: &str) -> Result<Guest> {
         let (kernel, module) = match &self.kernel_image {
-            Some(path) => (path.clone(), None),
+            Some(path) => (path.clone(), self.module.clone()),
             None => {
                 let kernel = kernel::ensure(ctx, flavor)?;
                 let module = match flavor {

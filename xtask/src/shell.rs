@@ -41,7 +41,9 @@ pub fn main(ctx: &Context, args: ShellArgs) -> Result<ExitCode> {
     guest.payload.copy(&programs::suite(ctx)?, "/payload/guest-suite".as_ref())?;
     guest.payload.copy(&programs::bench(ctx)?, "/payload/guest-bench".as_ref())?;
     guest.argv = vec!["/bin/bash".into(), "-i".into()];
-    let term = std::env::var("TERM").unwrap_or_else(|_| "dumb".into());
+    // Without a terminal nobody wants to see colours.
+    let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
+    let term = std::env::var("TERM").ok().filter(|_| terminal).unwrap_or_else(|| "dumb".into());
     guest.env = BTreeMap::from([("TERM".into(), term), ("PS1".into(), r"\u@\h:\w\$ ".into())]);
     // What the kernel says below a warning would only get between the lines.
     guest.kernel_args = "loglevel=5".into();
@@ -83,15 +85,16 @@ fn feed(mut guest: ChildStdin) {
             unsafe { libc::raise(libc::SIGINT) };
             return;
         }
-        let typed = if count == 0 { &[END_OF_INPUT] } else { typed };
+        if count == 0 {
+            break;
+        }
         if guest.write_all(typed).is_err() {
             return;
         }
-        if count == 0 {
-            // The pipe stays open: to QEMU its end would be the end of the console.
-            std::mem::forget(guest);
-            return;
-        }
+    }
+    // The shell sees this only when it waits at an empty line; before that it may still be busy with what was typed.
+    while guest.write_all(&[END_OF_INPUT]).is_ok() {
+        thread::sleep(Duration::from_millis(500));
     }
 }
 
