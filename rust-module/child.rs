@@ -11,8 +11,9 @@ use crate::{
         Base,
         Plan,
         Source,
-        Stdio, //
+        Stdio,
         Step,
+        UNBLOCKABLE, //
     },
     spawn::Bprm,
     template::Template, //
@@ -36,6 +37,9 @@ use kernel::{
 
 /// Carries the plan out and execs. After an error the task must exit.
 pub(crate) fn run(plan: &Plan, bprm: Bprm, template: &Template) -> Result {
+    // A signal to the process group must not interrupt an action; it is the program's to take.
+    let mut mask = block_signals();
+
     if !plan.inherit {
         // SAFETY: The child was born without a descriptor table.
         to_result(unsafe { bindings::init_empty_files() })?;
@@ -46,8 +50,14 @@ pub(crate) fn run(plan: &Plan, bprm: Bprm, template: &Template) -> Result {
         }
     }
     for step in &plan.steps {
-        step.run()?;
+        match step {
+            Step::SigMask(signals) => mask = sigset(*signals),
+            step => step.run()?,
+        }
+        // SAFETY: The child holds no lock. A file that a step closed is closed now, not after exec.
+        unsafe { bindings::task_work_run() };
     }
+    set_blocked(&mut mask);
     bprm.exec(template.open()?, template.image())
 }
 
@@ -96,19 +106,8 @@ impl Step {
                 // SAFETY: May be called with any numbers.
                 to_result(unsafe { bindings::ksys_close_range(*first, *last, *flags) })
             }
-            Step::SigMask(signals) => {
-                let mut set = bindings::sigset_t {
-                    sig: [*signals as usize],
-                };
-                // SAFETY: `set` is valid, and holds none of the signals that cannot be blocked.
-                to_result(unsafe {
-                    bindings::sigprocmask(
-                        bindings::SIG_SETMASK as c_int,
-                        &mut set,
-                        core::ptr::null_mut(),
-                    )
-                })
-            }
+            // Takes effect after the last step.
+            Step::SigMask(_) => Ok(()),
             Step::SigDefault(signals) => {
                 for signal in (1..=64).filter(|signal| signals >> (signal - 1) & 1 != 0) {
                     // SAFETY: `signal` is a signal number, and a null handler is `SIG_DFL`.
@@ -128,6 +127,30 @@ impl Source {
             Source::Caller(file) => f(file),
         }
     }
+}
+
+/// The set of the signals whose bits are set in `signals`.
+fn sigset(signals: u64) -> bindings::sigset_t {
+    bindings::sigset_t {
+        sig: [signals as usize],
+    }
+}
+
+/// Blocks what can be blocked, and returns what was blocked before.
+fn block_signals() -> bindings::sigset_t {
+    let mut all = sigset(!UNBLOCKABLE);
+    let mut before = sigset(0);
+    // SAFETY: Both sets are valid, and the first holds no signal that cannot be blocked. `how` is
+    // valid, so the call does not fail.
+    unsafe { bindings::sigprocmask(bindings::SIG_SETMASK as c_int, &mut all, &mut before) };
+    before
+}
+
+/// Sets the blocked signals.
+fn set_blocked(mask: &mut bindings::sigset_t) {
+    // SAFETY: The set is valid; it was in force before or has been checked by the plan, so it holds
+    // no signal that cannot be blocked. `how` is valid, so the call does not fail.
+    unsafe { bindings::sigprocmask(bindings::SIG_SETMASK as c_int, mask, core::ptr::null_mut()) };
 }
 
 /// Puts one more reference to `file` into the table as `fd`, in the place of what is there.

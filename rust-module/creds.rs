@@ -6,7 +6,6 @@
 //! of the spawning task. The rule only keeps a descriptor that was passed on from being of any use.
 //! By content, because each forked process has a `struct cred` of its own.
 
-use core::mem::MaybeUninit;
 use kernel::{
     bindings,
     cred::Credential,
@@ -59,7 +58,7 @@ pub(crate) fn same(a: &Credential, b: &Credential) -> bool {
         && a.securebits == b.securebits
         && a.user_ns == b.user_ns
         && groups(a).eq(groups(b))
-        && label(a) == label(b)
+        && label(a).bytes == label(b).bytes
 }
 
 /// The supplementary groups.
@@ -75,10 +74,23 @@ fn groups(cred: &bindings::cred) -> impl Iterator<Item = bindings::gid_t> + '_ {
 }
 
 /// The LSM label, as bytes that can only be compared.
-fn label(cred: &bindings::cred) -> [u8; size_of::<bindings::lsm_prop>()] {
-    let mut prop = MaybeUninit::<bindings::lsm_prop>::zeroed();
-    // SAFETY: `cred` is valid, and the property is zeroed, which is its initial state.
-    unsafe { bindings::security_cred_getlsmprop(cred, prop.as_mut_ptr()) };
-    // SAFETY: All bytes were zeroed before single fields were set, padding stays as it was.
-    unsafe { core::mem::transmute(prop) }
+///
+/// Landlock's restrictions are no part of it. They need not be: each spawn opens the executable
+/// anew, with the restrictions of the task that spawns.
+fn label(cred: &bindings::cred) -> Label {
+    let mut label = Label {
+        _align: [],
+        bytes: [0; size_of::<bindings::lsm_prop>()],
+    };
+    // SAFETY: `cred` is valid, and the bytes have the size and alignment of the property, all of
+    // whose states but the one they are in are for C to make.
+    unsafe { bindings::security_cred_getlsmprop(cred, (&raw mut label).cast()) };
+    label
+}
+
+/// Memory for a `struct lsm_prop`, padding included.
+#[repr(C)]
+struct Label {
+    _align: [bindings::lsm_prop; 0],
+    bytes: [u8; size_of::<bindings::lsm_prop>()],
 }

@@ -8,7 +8,10 @@
 //!
 //! References: the System V gABI, chapters 4 and 5; `fs/binfmt_elf.c`.
 
-use crate::exec_file::ExecFile;
+use crate::{
+    exec_file::ExecFile,
+    user_string::UserString, //
+};
 use core::mem::offset_of;
 use kernel::{
     bindings::{
@@ -16,8 +19,7 @@ use kernel::{
         elf64_hdr,
         elf64_phdr, //
     },
-    prelude::*,
-    str::CString, //
+    prelude::*, //
 };
 
 /// Length of the start of a file that exec looks at first.
@@ -60,7 +62,8 @@ struct Header {
 }
 
 impl Header {
-    /// Accepts what exec on x86-64 does: a 64-bit little-endian `ET_EXEC` or `ET_DYN`.
+    /// Accepts a 64-bit little-endian `ET_EXEC` or `ET_DYN` for x86-64, and says so from the whole
+    /// identification, where exec looks at the magic and the machine only.
     fn parse(head: &[u8]) -> Result<Self> {
         const IDENT: &[u8] = b"\x7fELF\x02\x01\x01";
 
@@ -133,7 +136,7 @@ impl ProgramHeader {
 pub(crate) struct ElfImage {
     head: KBox<[u8; HEAD]>,
     phdrs: KVec<u8>,
-    interpreter: Option<CString>,
+    interpreter: Option<UserString>,
 }
 
 impl ElfImage {
@@ -142,7 +145,7 @@ impl ElfImage {
     /// Fails with `ENOEXEC` unless it is a well-formed native ELF executable, and with the error of
     /// the read if that fails.
     pub(crate) fn read(file: &ExecFile, size: u64) -> Result<Self> {
-        let mut head = KBox::new([0; HEAD], GFP_KERNEL)?;
+        let mut head = KBox::new([0; HEAD], GFP_KERNEL_ACCOUNT)?;
         file.read(&mut head[..], 0)?;
         let header = Header::parse(&head[..])?;
 
@@ -151,7 +154,7 @@ impl ElfImage {
             Some(end) if end <= size => (),
             _ => return Err(ENOEXEC),
         }
-        let mut phdrs = KVec::from_elem(0, len, GFP_KERNEL)?;
+        let mut phdrs = KVec::from_elem(0, len, GFP_KERNEL_ACCOUNT)?;
         file.read_exact(&mut phdrs, header.phoff)?;
 
         let mut interpreter = None;
@@ -181,7 +184,7 @@ impl ElfImage {
         })
     }
 
-    fn read_interpreter(file: &ExecFile, phdr: &ProgramHeader, size: u64) -> Result<CString> {
+    fn read_interpreter(file: &ExecFile, phdr: &ProgramHeader, size: u64) -> Result<UserString> {
         phdr.check_in_file(size)?;
         let len = usize::try_from(phdr.filesz).map_err(|_| ENOEXEC)?;
         if !(2..=bindings::PATH_MAX as usize).contains(&len) {
@@ -194,7 +197,7 @@ impl ElfImage {
         }
         // exec opens what stands before the first NUL.
         let path = CStr::from_bytes_until_nul(&path).map_err(|_| ENOEXEC)?;
-        Ok(CString::try_from(path)?)
+        UserString::new(path)
     }
 
     /// The form exec takes it in, valid for as long as `self` is borrowed.

@@ -13,17 +13,20 @@ use crate::{
         spawn_template_action,
         spawn_template_open,
         spawn_template_sigset, //
-    }, //
+    },
+    user_string::UserString, //
 };
 use kernel::{
     bindings,
     prelude::*,
-    str::CString,
     uaccess::{
         UserPtr,
         UserSlice, //
     }, //
 };
+
+/// The signals that can neither be blocked nor have another action than the default.
+pub(crate) const UNBLOCKABLE: u64 = 1 << (bindings::SIGKILL - 1) | 1 << (bindings::SIGSTOP - 1);
 
 /// Where an action finds the file it works on.
 pub(crate) enum Source {
@@ -56,7 +59,7 @@ pub(crate) enum Step {
     },
     Open {
         base: Base,
-        path: CString,
+        path: UserString,
         how: bindings::open_how,
         newfd: u32,
     },
@@ -119,14 +122,14 @@ impl Plan {
             } else {
                 [0, 1, 2].map(inherited)
             },
-            steps: KVec::with_capacity(len, GFP_KERNEL)?,
+            steps: KVec::with_capacity(len, GFP_KERNEL_ACCOUNT)?,
         };
         let size = len * size_of::<spawn_template_action>();
         let mut reader = UserSlice::new(UserPtr::from_addr(addr as usize), size).reader();
         for _ in 0..len {
             let spawn_template_action(action) = reader.read()?;
             let step = plan.step(&action)?;
-            plan.steps.push(step, GFP_KERNEL)?;
+            plan.steps.push(step, GFP_KERNEL_ACCOUNT)?;
         }
         Ok(plan)
     }
@@ -285,7 +288,5 @@ fn sigset(action: &bindings::spawn_template_action) -> Result<u64> {
         UserSlice::new(UserPtr::from_addr(set.sigset as usize), size_of::<u64>()).reader();
     let signals: u64 = reader.read()?;
 
-    // Neither can be blocked, nor have another action than the default.
-    let exempt = 1 << (bindings::SIGKILL - 1) | 1 << (bindings::SIGSTOP - 1);
-    Ok(signals & !exempt)
+    Ok(signals & !UNBLOCKABLE)
 }

@@ -46,6 +46,20 @@ use kernel::{
 /// then outlives it.
 pub(crate) struct Bprm(NonNull<bindings::linux_binprm>);
 
+/// The pages of argument strings, which count as the caller's until the outcome is known.
+///
+/// # Invariants
+///
+/// The calling task was charged with as many pages, and not uncharged yet.
+struct ArgCharge(c_ulong);
+
+impl Drop for ArgCharge {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant; the calling task is a process, so it has an mm.
+        unsafe { bindings::bprm_uncharge_args(self.0) };
+    }
+}
+
 // SAFETY: What one task has prepared another may execute.
 unsafe impl Send for Bprm {}
 
@@ -54,20 +68,24 @@ impl Bprm {
     ///
     /// # Safety
     ///
-    /// `template` must outlive the returned object.
-    unsafe fn new(template: &Template, argv: u64, envp: u64) -> Result<Self> {
+    /// `template` must outlive the returned bprm.
+    unsafe fn new(template: &Template, argv: u64, envp: u64) -> Result<(Self, ArgCharge)> {
+        let mut pages = 0;
         // SAFETY: The name is a valid string, which outlives the bprm by the safety requirements;
         // the others are user pointers.
         let bprm = from_err_ptr(unsafe {
             bindings::bprm_alloc_user(
                 template.name().as_char_ptr(),
                 template.comm_from_file(),
-                argv as *const *const c_char,
-                envp as *const *const c_char,
+                argv as *const c_void,
+                envp as *const c_void,
+                &mut pages,
             )
         })?;
         // INVARIANT: Just returned, and not an error.
-        NonNull::new(bprm).map(Self).ok_or(ENOMEM)
+        let bprm = NonNull::new(bprm).map(Self).ok_or(ENOMEM)?;
+        // INVARIANT: `bprm_alloc_user()` charged these.
+        Ok((bprm, ArgCharge(pages)))
     }
 
     /// Turns the calling task into the program. After an error it must exit.
@@ -86,6 +104,12 @@ impl Drop for Bprm {
         unsafe { bindings::bprm_free(self.0.as_ptr()) };
     }
 }
+
+// One task fills it in, another works it off.
+const _: () = {
+    const fn assert_send<T: Send>() {}
+    assert_send::<Work<'static>>();
+};
 
 /// What the child is given.
 struct Work<'a> {
@@ -108,10 +132,11 @@ impl Spawn<'_> {
     ///
     /// # Safety
     ///
-    /// Only to be called by `kernel_spawn()`, with the `raw` field of a `Spawn`.
+    /// Only to be called by `kernel_spawn()`, with a pointer to a `Spawn`, whose first field is
+    /// the C structure.
     unsafe extern "C" fn run(raw: *mut bindings::kernel_spawn) -> c_int {
-        // SAFETY: By the safety requirements this is the first field of a `Spawn`, which lives
-        // on the stack of the caller, who waits for the outcome of this function.
+        // SAFETY: By the safety requirements this is a `Spawn`, which lives on the stack of the
+        // caller, who waits for the outcome of this function.
         let spawn = unsafe { &*raw.cast::<Self>() };
         // SAFETY: Until this function returns the child alone uses it.
         let work = unsafe { &mut *spawn.work.get() };
@@ -139,9 +164,12 @@ impl Spawn<'_> {
                 template,
             }),
         };
-        let raw = spawn.raw.get();
+        // The whole object, not only its first field: `run` needs the rest.
+        let raw = (&raw const spawn)
+            .cast_mut()
+            .cast::<bindings::kernel_spawn>();
 
-        // SAFETY: `raw` is part of a `Spawn`, which does not move and outlives the call; when the
+        // SAFETY: `raw` points to a `Spawn`, which does not move and outlives the call; when the
         // call returns the child does not use it any more.
         to_result(unsafe { bindings::kernel_spawn(raw, inherit) })?;
 
@@ -157,7 +185,14 @@ impl Spawn<'_> {
 ///
 /// A signal that interrupted the child cannot make the caller start over.
 fn outcome(error: Error) -> Error {
-    if error == ERESTARTSYS || error == ERESTARTNOINTR || error == ERESTARTNOHAND {
+    const RESTARTS: [Error; 4] = [
+        ERESTARTSYS,
+        ERESTARTNOINTR,
+        ERESTARTNOHAND,
+        ERESTART_RESTARTBLOCK,
+    ];
+
+    if RESTARTS.contains(&error) {
         EINTR
     } else {
         error
@@ -176,7 +211,10 @@ pub(crate) fn spawn(template_fd: c_int, addr: usize, size: usize) -> Result<c_in
 
     let spawn_template_spawn_args(args) = uapi::read_versioned(addr, size, least)?;
     let pid = spawn_from(&template, &args);
-    template.count(&pid);
+    // A signal that came first makes the caller call again, without it knowing.
+    if pid != Err(ERESTARTNOINTR) {
+        template.count(&pid);
+    }
     pid
 }
 
@@ -188,7 +226,7 @@ fn spawn_from(template: &Template, args: &bindings::spawn_template_spawn_args) -
 
     let plan = Plan::read(args.flags & inherit != 0, args.actions, args.actions_len)?;
     // SAFETY: The caller keeps the template for longer than this function runs.
-    let bprm = unsafe { Bprm::new(template, args.argv, args.envp) }?;
+    let (bprm, _charge) = unsafe { Bprm::new(template, args.argv, args.envp) }?;
 
     // All that can fail for the caller's sake does so before there is a child.
     let pidfd = FileDescriptorReservation::get_unused_fd_flags(bindings::O_CLOEXEC)?;

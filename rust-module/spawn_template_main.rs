@@ -15,6 +15,7 @@
 //! - [`child`]: doing it, in the child.
 //! - [`spawn`]: `spawn_template_spawn()`.
 //! - [`held_file`]: a counted reference to an open file.
+//! - [`user_string`]: a string whose memory is charged to the caller.
 //!
 //! C header: [`include/linux/spawn_template.h`](srctree/include/linux/spawn_template.h).
 
@@ -36,6 +37,7 @@ mod spawn;
 mod template;
 mod template_file;
 mod uapi;
+mod user_string;
 
 module! {
     type: SpawnTemplate,

@@ -12,14 +12,14 @@ use crate::{
     uapi::{
         self,
         spawn_template_create_args, //
-    }, //
+    },
+    user_string::UserString, //
 };
 use kernel::{
     bindings,
     cred::Credential,
     fs::file::FileDescriptorReservation,
     prelude::*,
-    str::CString,
     sync::{
         aref::ARef,
         atomic::{
@@ -43,7 +43,7 @@ pub(crate) struct Template {
     file: HeldFile,
     origin: Origin,
     /// What the program is started as: the path, or what execveat(2) makes of a descriptor.
-    name: CString,
+    name: UserString,
     identity: Identity,
     image: ElfImage,
     creator: ARef<Credential>,
@@ -52,7 +52,7 @@ pub(crate) struct Template {
 }
 
 impl Template {
-    fn new(file: ExecFile, origin: Origin, name: CString) -> Result<Self> {
+    fn new(file: ExecFile, origin: Origin, name: UserString) -> Result<Self> {
         // Writes are denied from before the identity is taken until the metadata has been read.
         let identity = Identity::settled(file.file())?;
         let image = ElfImage::read(&file, identity.size())?;
@@ -69,14 +69,14 @@ impl Template {
         })
     }
 
-    fn from_path(path: CString) -> Result<Self> {
+    fn from_path(path: UserString) -> Result<Self> {
         let file = ExecFile::open(&path)?;
         Self::new(file, Origin::Path, path)
     }
 
     fn from_fd(fd: u32) -> Result<Self> {
         let file = ExecFile::reopen(&HeldFile::from_fd(fd)?)?;
-        let name = CString::try_from_fmt(fmt!("/dev/fd/{fd}"))?;
+        let name = UserString::from_fmt(fmt!("/dev/fd/{fd}"))?;
         Self::new(file, Origin::Descriptor, name)
     }
 
@@ -190,7 +190,7 @@ pub(crate) fn create(addr: usize, size: usize) -> Result<c_int> {
         0
     };
     let fd = FileDescriptorReservation::get_unused_fd_flags(flags)?;
-    let file = template_file::new(KBox::new(template, GFP_KERNEL)?)?;
+    let file = template_file::new(KBox::new(template, GFP_KERNEL_ACCOUNT)?)?;
     let number = fd.reserved_fd();
     fd.fd_install(file);
     Ok(number as c_int)

@@ -4,11 +4,11 @@
 //!
 //! The layouts are bindgen's, from `include/uapi/linux/spawn_template.h`.
 
+use crate::user_string::UserString;
 use kernel::{
     bindings,
     page::PAGE_SIZE,
     prelude::*,
-    str::CString,
     transmute::FromBytes,
     uaccess::{
         UserPtr,
@@ -98,7 +98,7 @@ pub(crate) fn read<T: FromBytes>(addr: u64) -> Result<T> {
 }
 
 /// Reads a path: `ENAMETOOLONG` from `PATH_MAX` bytes on, NUL included.
-pub(crate) fn read_path(addr: u64) -> Result<CString> {
+pub(crate) fn read_path(addr: u64) -> Result<UserString> {
     const PATH_MAX: usize = bindings::PATH_MAX as usize;
 
     // One byte more than a path may have, so that one that just fits can be told from a cut one.
@@ -109,5 +109,5 @@ pub(crate) fn read_path(addr: u64) -> Result<CString> {
     if path.to_bytes_with_nul().len() > PATH_MAX {
         return Err(ENAMETOOLONG);
     }
-    Ok(CString::try_from(path)?)
+    UserString::new(path)
 }

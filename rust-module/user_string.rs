@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A string whose memory is charged to whoever asked for it.
+//!
+//! The `kernel` crate's `CString` does not say where its memory comes from; what a template or a
+//! waiting child keeps must count against the caller's memory cgroup.
+
+use kernel::{
+    fmt,
+    prelude::*,
+    str::CString, //
+};
+
+/// An owned NUL-terminated string.
+///
+/// # Invariants
+///
+/// The bytes end with a NUL and contain no other.
+pub(crate) struct UserString(KVec<u8>);
+
+impl UserString {
+    /// Copies `string`.
+    pub(crate) fn new(string: &CStr) -> Result<Self> {
+        let mut bytes = KVec::new();
+        bytes.extend_from_slice(string.to_bytes_with_nul(), GFP_KERNEL_ACCOUNT)?;
+        // INVARIANT: Those of a `CStr` are like that.
+        Ok(Self(bytes))
+    }
+
+    /// Formats `args`.
+    pub(crate) fn from_fmt(args: fmt::Arguments<'_>) -> Result<Self> {
+        Self::new(&CString::try_from_fmt(args)?)
+    }
+}
+
+impl core::ops::Deref for UserString {
+    type Target = CStr;
+
+    fn deref(&self) -> &CStr {
+        // SAFETY: By the type invariant.
+        unsafe { CStr::from_bytes_with_nul_unchecked(&self.0) }
+    }
+}
