@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::cmd::write_file;
+use crate::cmd::{require, write_file};
 use crate::context::{Accel, Context};
 use crate::kernel::Flavor;
 use crate::programs;
@@ -93,7 +93,8 @@ impl Plan {
 pub fn main(ctx: &Context, args: BenchArgs) -> Result<ExitCode> {
     // Before a build that takes minutes: can the results be written where they are wanted?
     if let Some(path) = &args.json {
-        write_file(path, "")?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        require(folder.is_none_or(Path::is_dir), || format!("there is no folder for {}", path.display()))?;
     }
     let (accel, why) = qemu::accelerator(ctx)?;
     ctx.ui.note(match accel {
