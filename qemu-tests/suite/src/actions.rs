@@ -17,7 +17,7 @@ tests!("actions":
     fields_of_sigdefault, unknown_types, bad_payload_pointers, open_how_rules, open_path_rules,
     checked_before_anything_happens, wrong_one_is_found_anywhere, fchdir_changes_directory, fchdir_leaves_caller_alone,
     directory_is_inherited, open_reads, open_writes, open_creates_with_umask, open_appends, open_truncates,
-    open_at_caller_folder, open_at_placed_folder, open_after_fchdir, open_folder, open_o_path, open_resolve_flags,
+    open_at_caller_folder, open_own_descriptors, open_at_placed_folder, open_after_fchdir, open_folder, open_o_path, open_resolve_flags,
     open_cloexec, dup2_shares_offset, open_is_not_large_file_limited, steps_use_childs_rights,
 );
 
@@ -403,6 +403,23 @@ fn open_at_caller_folder() -> Outcome {
     Ok(())
 }
 
+/// `/proc/self` is the child's, and so are the descriptors there.
+fn open_own_descriptors() -> Outcome {
+    let folder = Folder::tmp("open-own")?;
+    fs::write(folder.join("in"), "its own")?;
+    let file = File::open(folder.join("in"))?;
+    let template = Template::path("/bin/cat")?;
+    for path in ["/dev/fd/40", "/proc/self/fd/40", "/proc/thread-self/fd/40"] {
+        let spawn = template.spawn().act(Act::Dup2(file.as_raw_fd(), 40)).open(Open::new(path, libc::O_RDONLY, 0));
+        same!(spawn.output()?.1, b"its own", "output from {path}");
+    }
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let spawn = template.spawn().open(Open::new(&path, libc::O_RDONLY, 0));
+    refused("a descriptor of the caller that was not placed", spawn.run(), libc::ENOENT)?;
+    same!(spawn.inherit_fds().output()?.1, b"its own", "output from an inherited one");
+    Ok(())
+}
+
 fn open_at_placed_folder() -> Outcome {
     let folder = Folder::tmp("open-placed")?;
     fs::write(folder.join("in"), "placed")?;
@@ -468,7 +485,7 @@ fn open_resolve_flags() -> Outcome {
     checks.refused("BENEATH absolute link", open(&root, "absolute", beneath).run(), &[libc::EXDEV]);
     checks.refused("NO_SYMLINKS", open(&root, "link", no_links).run(), &[libc::ELOOP]);
     checks.refused("NO_XDEV", open(&slash, "proc/version", no_xdev).run(), &[libc::EXDEV]);
-    checks.refused("NO_MAGICLINKS", open(&slash, "proc/self/exe", libc::RESOLVE_NO_MAGICLINKS).run(), &[libc::ELOOP]);
+    checks.refused("NO_MAGICLINKS", open(&slash, "proc/self/root", libc::RESOLVE_NO_MAGICLINKS).run(), &[libc::ELOOP]);
     checks.finish()?;
     for (path, resolve) in
         [("file", beneath), ("link", beneath), ("absolute", in_root), ("../file", in_root), ("/file", in_root)]

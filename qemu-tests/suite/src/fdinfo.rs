@@ -180,7 +180,16 @@ fn file_operations() -> Outcome {
         checks.refused(
             what,
             result,
-            &[libc::EINVAL, libc::EBADF, libc::ENODEV, libc::ENOTTY, libc::EACCES, libc::ESPIPE, libc::EPERM],
+            &[
+                libc::ENOTDIR,
+                libc::EINVAL,
+                libc::EBADF,
+                libc::ENODEV,
+                libc::ENOTTY,
+                libc::EACCES,
+                libc::ESPIPE,
+                libc::EPERM,
+            ],
         );
     };
     let buffer = pages.bytes().as_mut_ptr();

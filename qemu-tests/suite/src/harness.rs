@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{self, AssertUnwindSafe, Location};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use crate::os::{self, Status};
 
@@ -341,6 +342,7 @@ fn complaint(record: &str) -> Option<String> {
         "started with executable stack",
         "not enough memory for the allocation",
         "callbacks suppressed",
+        "umip: program",
         "taints kernel",
         "overlayfs: ",
     ];
@@ -350,8 +352,8 @@ fn complaint(record: &str) -> Option<String> {
     Some(text.to_owned())
 }
 
-/// Runs the tests whose name contains `filter` and prints the result of each.
-pub fn run(tests: &[&Test], filter: &str) -> ExitCode {
+/// Runs the tests whose name contains `filter` and prints the result of each, and with `times` how long it took.
+pub fn run(tests: &[&Test], filter: &str, times: bool) -> ExitCode {
     panic::set_hook(Box::new(|_| {}));
     let _ = os::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0);
     let mut log =
@@ -359,11 +361,15 @@ pub fn run(tests: &[&Test], filter: &str) -> ExitCode {
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for test in tests.iter().filter(|test| test.name.contains(filter)) {
         let _ = io::stdout().flush();
+        let start = Instant::now();
         let mut outcome = isolated(test.seconds, test.run).unwrap_or_else(|e| Err(Stop::from(e)));
         let complaints = log.as_mut().map(KernelLog::complaints).unwrap_or_default();
         if !complaints.is_empty() {
             let before = if let Err(Stop::Failed(message)) = outcome { format!("{message}; ") } else { String::new() };
             outcome = Err(Stop::Failed(format!("{before}kernel log: {}", complaints.join(" | "))));
+        }
+        if times {
+            println!("# {:6.2} s {}", start.elapsed().as_secs_f64(), test.name);
         }
         match outcome {
             Ok(()) => {

@@ -1,6 +1,6 @@
 //! The tests of spawn templates that run inside the guest, as root, on the patched kernel with the module loaded.
 //!
-//! `guest-suite [--list] [FILTER]` prints one line per test and last `N passed, N failed`; the exit status is 0 only when
+//! `guest-suite [--list] [--times] [FILTER]` prints one line per test and last `N passed, N failed`; the exit status is 0 only when
 //! none failed. Each test is a process of its own with a time limit; it fails too when it leaves a process or a descriptor
 //! behind, or when the kernel logs a warning meanwhile.
 
@@ -72,5 +72,5 @@ fn main() -> ExitCode {
         println!("FAILED close_range: {error}");
         return ExitCode::FAILURE;
     }
-    harness::run(&tests, filter)
+    harness::run(&tests, filter, arguments.iter().any(|a| a == "--times"))
 }
