@@ -125,6 +125,7 @@ impl Source {
         match self {
             Source::Child(fd) => f(&HeldFile::from_fd(*fd)?),
             Source::Caller(file) => f(file),
+            Source::NotOpen => Err(EBADF),
         }
     }
 }
@@ -173,6 +174,7 @@ fn open(base: &Base, path: &CStr, how: &bindings::open_how) -> Result<HeldFile> 
 
     match base {
         Base::Cwd => open_at(bindings::AT_FDCWD),
+        Base::Dir(Source::NotOpen) => Err(EBADF),
         Base::Dir(Source::Child(fd)) => open_at(*fd as c_int),
         Base::Dir(Source::Caller(dir)) => {
             // A path walk starts from a descriptor only, so the directory gets one meanwhile.

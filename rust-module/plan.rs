@@ -18,6 +18,7 @@ use crate::{
 };
 use kernel::{
     bindings,
+    error::to_result,
     prelude::*,
     uaccess::{
         UserPtr,
@@ -34,6 +35,8 @@ pub(crate) enum Source {
     Child(u32),
     /// It was open in the caller.
     Caller(HeldFile),
+    /// Nowhere: the step fails, when its turn comes.
+    NotOpen,
 }
 
 /// Where an OPEN action starts from.
@@ -103,8 +106,7 @@ impl Plan {
     /// Reads and checks `len` actions at `addr`.
     ///
     /// `E2BIG` for too many; `EINVAL` for a count without an array, an unknown type or a field that
-    /// is wrong or not used; `EFAULT` for memory that cannot be read; `EBADF` for a source that is
-    /// not open, as far as the caller's table decides that.
+    /// is wrong or not used; `EFAULT` for memory that cannot be read.
     pub(crate) fn read(inherit: bool, addr: u64, len: u64) -> Result<Self> {
         if len > u64::from(bindings::SPAWN_TEMPLATE_MAX_ACTIONS) {
             return Err(E2BIG);
@@ -161,7 +163,7 @@ impl Plan {
                     _ => return Err(EINVAL),
                 };
                 Ok(Step::Dup {
-                    source: self.source(fd)?,
+                    source: self.source(fd),
                     newfd,
                     cloexec,
                 })
@@ -171,7 +173,7 @@ impl Plan {
                 no_newfd()?;
                 no_arg()?;
                 Ok(Step::Chdir {
-                    dir: self.source(number(action.fd)?)?,
+                    dir: self.source(number(action.fd)?),
                 })
             }
             bindings::spawn_template_action_type_SPAWN_TEMPLATE_ACTION_OPEN => {
@@ -185,12 +187,15 @@ impl Plan {
                 if path.is_empty() {
                     return Err(ENOENT);
                 }
+                // SAFETY: `how` is a valid structure.
+                to_result(unsafe { bindings::check_open_how(&open.how) })?;
+                let absolute = path.to_bytes().starts_with(b"/")
+                    && open.how.resolve & u64::from(bindings::RESOLVE_IN_ROOT) == 0;
                 Ok(Step::Open {
-                    // Like openat2(), do not look at the directory if the path is absolute.
-                    base: if action.fd == bindings::AT_FDCWD || path.to_bytes().starts_with(b"/") {
-                        Base::Cwd
-                    } else {
-                        Base::Dir(self.source(number(action.fd)?)?)
+                    // Like openat2(), do not look at a directory that does not matter.
+                    base: match u32::try_from(action.fd) {
+                        Ok(fd) if !absolute => Base::Dir(self.source(fd)),
+                        _ => Base::Cwd,
                     },
                     path,
                     how: open.how,
@@ -226,16 +231,16 @@ impl Plan {
     }
 
     /// Finds out what `fd` will be when the next step is due.
-    fn source(&self, fd: u32) -> Result<Source> {
+    fn source(&self, fd: u32) -> Source {
         // A copied table answers by itself.
         if self.inherit {
-            return Ok(Source::Child(fd));
+            return Source::Child(fd);
         }
         match self.slot(fd) {
-            Slot::Placed => Ok(Source::Child(fd)),
-            Slot::Closed => Err(EBADF),
-            Slot::Untouched if (fd as usize) < self.stdio.len() => Ok(Source::Child(fd)),
-            Slot::Untouched => Ok(Source::Caller(HeldFile::from_fd(fd)?)),
+            Slot::Placed => Source::Child(fd),
+            Slot::Closed => Source::NotOpen,
+            Slot::Untouched if (fd as usize) < self.stdio.len() => Source::Child(fd),
+            Slot::Untouched => HeldFile::from_fd(fd).map_or(Source::NotOpen, Source::Caller),
         }
     }
 
