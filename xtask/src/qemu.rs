@@ -48,6 +48,9 @@ const END_LIMIT: Duration = Duration::from_secs(20);
 /// How long a kernel that has crashed may go on printing.
 const CRASH_LIMIT: Duration = Duration::from_secs(3);
 
+/// How many console logs are kept.
+const KEPT_LOGS: usize = 20;
+
 /// A guest to be booted.
 pub struct Guest {
     /// What the log file is called.
@@ -194,7 +197,7 @@ impl Guest {
         on_started: Option<Input>,
     ) -> Result<Outcome> {
         let initramfs = self.initramfs()?;
-        let (log_path, mut log) = ctx.cache.log(&format!("console-{}", self.name))?;
+        let (log_path, mut log) = console_log(ctx, &self.name)?;
         let mut command = Command::new(BINARY);
         self.arguments(ctx, &mut command, &initramfs)?;
         let ports = ["spawn.stdout", "spawn.stderr", "spawn.control"];
@@ -323,7 +326,10 @@ impl Guest {
         command.arg("-kernel").arg(&self.kernel);
         let path = passed_path(command, initramfs);
         command.arg("-initrd").arg(path);
-        command.arg("-append").arg(format!("console=ttyS0 panic=-1 {}", self.kernel_args).trim_end());
+        // Booting, the kernel counts timer ticks against delay loops, and panics when too few come: under emulation they
+        // do on a busy machine.
+        let kernel_args = format!("console=ttyS0 panic=-1 no_timer_check {}", self.kernel_args);
+        command.arg("-append").arg(kernel_args.trim_end());
         command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
         let drive = format!("if=none,id=root,format=raw,snapshot=on,file={}", comma(&self.image.disk));
         command.args(["-drive", &drive, "-device", "virtio-blk-pci,drive=root"]);
@@ -418,6 +424,25 @@ impl Session {
             },
         }
     }
+}
+
+/// A log for the console of one guest among several that may be running. The last ones are kept.
+fn console_log(ctx: &Context, name: &str) -> Result<(PathBuf, File)> {
+    let (path, file) = ctx.cache.log(&format!("console-{name}-{}", std::process::id()))?;
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let is_console = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("console-"));
+    let mut logs: Vec<_> = std::fs::read_dir(folder)?
+        .flatten()
+        .map(|item| item.path())
+        .filter(|path| is_console(path))
+        .filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path)))
+        .collect();
+    logs.sort();
+    for (_, old) in logs.iter().rev().skip(KEPT_LOGS) {
+        // Another run may be tidying up as well.
+        std::fs::remove_file(old).ok();
+    }
+    Ok((path, file))
 }
 
 /// Adds a virtio-serial port and returns our end of it, and QEMU's, which must live until QEMU has started.
