@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::cmd::{require, write_file};
+use crate::cmd::write_file;
 use crate::context::{Accel, Context};
 use crate::kernel::Flavor;
 use crate::programs;
@@ -94,7 +94,7 @@ pub fn main(ctx: &Context, args: BenchArgs) -> Result<ExitCode> {
     // Before a build that takes minutes: can the results be written where they are wanted?
     if let Some(path) = &args.json {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        require(folder.is_none_or(Path::is_dir), || format!("there is no folder for {}", path.display()))?;
+        ensure!(folder.is_none_or(Path::is_dir), "there is no folder for {}", path.display());
     }
     let (accel, why) = qemu::accelerator(ctx)?;
     ctx.ui.note(match accel {
