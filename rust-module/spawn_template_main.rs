@@ -13,7 +13,7 @@
 //! - [`creds`]: whether a caller may use a template.
 //! - [`plan`]: what the child will do, checked in the caller.
 //! - [`child`]: doing it, in the child.
-//! - [`spawn`]: `spawn_template_spawn()`.
+//! - [`spawn`]: from the arguments of `spawn_template_spawn()` to a child and its outcome.
 //! - [`held_file`]: a counted reference to an open file.
 //! - [`user_string`]: a string whose memory is charged to the caller.
 //!
