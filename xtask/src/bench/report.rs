@@ -74,6 +74,11 @@ pub enum Line {
     },
     /// A finished measurement.
     Result(Sample),
+    /// All calls for one child and parent, warm-up included, went through the system call: the template's fdinfo says so.
+    Counted {
+        /// How many they were.
+        spawns: u64,
+    },
     /// A method this kernel does not have.
     Missing {
         /// Its name.
@@ -134,6 +139,8 @@ pub struct Report {
     pub machine: Machine,
     /// Methods the kernel does not have.
     pub missing: Vec<String>,
+    /// How many children the kernel has counted as started from a template, which is all of them.
+    pub counted: u64,
     /// All results.
     pub samples: Vec<Sample>,
 }
@@ -143,18 +150,20 @@ impl Report {
     pub fn new(setup: Setup, lines: impl IntoIterator<Item = Line>) -> Result<Self> {
         let mut machine = None;
         let mut missing = Vec::new();
+        let mut counted = 0;
         let mut samples = Vec::new();
         for line in lines {
             match line {
                 Line::Progress { .. } => {}
                 Line::Result(sample) => samples.push(sample),
+                Line::Counted { spawns } => counted += spawns,
                 Line::Missing { method } if !missing.contains(&method) => missing.push(method),
                 Line::Missing { .. } => {}
                 Line::Machine(found) => machine = Some(found),
             }
         }
         let Some(machine) = machine else { bail!("guest-bench ended before its last line") };
-        Ok(Self { setup, machine, missing, samples })
+        Ok(Self { setup, machine, missing, counted, samples })
     }
 
     /// The result of one method with one child and one parent.
@@ -209,6 +218,9 @@ impl Report {
                 writeln!(text, "  CPUID    {cost} ns each here, and a glibc program executes 68 of them as it starts");
         }
         if methods.contains(&SPAWN_TEMPLATE) {
+            let counted = self.counted;
+            let _ =
+                writeln!(text, "  checked  {counted} spawns by template, warm-up included, all counted by its fdinfo");
             let _ = writeln!(text, "  2.00x    costs twice what spawn_template does with the same child and parent");
         }
         for method in &self.missing {
@@ -363,6 +375,7 @@ mod tests {
                 clocksource: "tsc".into(),
             },
             missing: vec![],
+            counted: 9,
             samples,
         }
     }
@@ -381,8 +394,10 @@ mod tests {
         let setup = report(vec![]).setup;
         let machine = Line::Machine(report(vec![]).machine);
         let missing = || Line::Missing { method: SPAWN_TEMPLATE.into() };
+        let counted = || Line::Counted { spawns: 4 };
         assert!(Report::new(setup.clone(), [missing()]).is_err());
-        let report = Report::new(setup, [missing(), missing(), machine]).unwrap();
+        let report = Report::new(setup, [missing(), counted(), missing(), counted(), machine]).unwrap();
+        assert_eq!(report.counted, 8);
         assert_eq!(report.missing, [SPAWN_TEMPLATE]);
     }
 
