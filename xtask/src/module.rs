@@ -38,7 +38,7 @@ pub fn main(ctx: &Context, args: ModuleArgs) -> Result<ExitCode> {
 /// Returns spawn_template.ko for `kernel`, after building it when the cache has none.
 pub fn ensure(ctx: &Context, kernel: &Kernel) -> Result<PathBuf> {
     let source = ctx.root.join("rust-module");
-    let key = Key::new(RECIPE).text("kernel", &kernel.key).tree("file", &source)?.finish();
+    let key = key(kernel, &source)?;
     let entry = ctx.cache.entry(&ctx.ui, "module", &key, |partial| {
         let tree = kernel::tree(ctx, kernel)?;
         let step = ctx.ui.step("build the module");
@@ -51,9 +51,19 @@ pub fn ensure(ctx: &Context, kernel: &Kernel) -> Result<PathBuf> {
     Ok(entry.join(FILE))
 }
 
-/// What the kernel's own `make rustfmtcheck CLIPPY=1` does for code inside the tree.
+fn key(kernel: &Kernel, source: &Path) -> Result<String> {
+    Ok(Key::new(RECIPE).text("kernel", &kernel.key).tree("file", source)?.finish())
+}
+
+/// What the kernel's own `make rustfmtcheck CLIPPY=1` does for code inside the tree. An entry in the cache says that
+/// there was nothing to say.
 pub fn lint(ctx: &Context, kernel: &Kernel) -> Result<()> {
     let source = ctx.root.join("rust-module");
+    ctx.cache.entry(&ctx.ui, "module-lint", &key(kernel, &source)?, |_| run_linters(ctx, kernel, &source))?;
+    Ok(())
+}
+
+fn run_linters(ctx: &Context, kernel: &Kernel, source: &Path) -> Result<()> {
     let tree = kernel::tree(ctx, kernel)?;
     let tool = |name: &str| {
         let path = tree.toolchain.rust.companion(name);
@@ -67,9 +77,9 @@ pub fn lint(ctx: &Context, kernel: &Kernel) -> Result<()> {
     let (rustfmt, _clippy) = (tool("rustfmt")?, tool("clippy-driver")?);
 
     let step = ctx.ui.step("check the module's formatting");
-    let rust = walk(&source)?.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    let rust = walk(source)?.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
     Cmd::new(rustfmt)
-        .dir(&source)
+        .dir(source)
         .args(["--check", "--config-path"])
         .arg(tree.src.join(".rustfmt.toml"))
         .args(rust)
@@ -79,7 +89,7 @@ pub fn lint(ctx: &Context, kernel: &Kernel) -> Result<()> {
     step.done("");
 
     let step = ctx.ui.step("run clippy on the module");
-    let scratch = scratch(ctx, &source, "module-clippy")?;
+    let scratch = scratch(ctx, source, "module-clippy")?;
     // Only the module is compiled here, so only its warnings become errors.
     build(ctx, &tree, &scratch, "module-clippy", &["CLIPPY=1", "KRUSTFLAGS=-Dwarnings"])?;
     step.done("no warnings");
