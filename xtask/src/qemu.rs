@@ -48,6 +48,9 @@ const END_LIMIT: Duration = Duration::from_secs(20);
 /// How long a kernel that has crashed may go on printing.
 const CRASH_LIMIT: Duration = Duration::from_secs(3);
 
+/// How often a guest is booted when QEMU itself spoils it; see [`Outcome::is_stale_code`].
+const BOOT_ATTEMPTS: u32 = 3;
+
 /// How many console logs are kept.
 const KEPT_LOGS: usize = 20;
 
@@ -118,6 +121,12 @@ impl Outcome {
     /// Whether the command ended with status 0 and the kernel stayed quiet.
     pub fn is_clean(&self) -> bool {
         matches!(self.end, End::Exited(0)) && self.findings.is_empty()
+    }
+
+    /// Whether the kernel ran into a breakpoint that it had set while patching its own code and had already removed.
+    /// That is a fault of QEMU before 8.1 when it translates for several processors at once, not of the kernel.
+    fn is_stale_code(&self) -> bool {
+        self.findings.first().is_some_and(|finding| finding.line.contains("Oops: int3:"))
     }
 
     /// Explains on stderr what is wrong, if anything is.
@@ -194,12 +203,31 @@ impl Guest {
         ctx: &Context,
         on_stdout: Sink,
         on_stderr: Sink,
-        on_started: Option<Input>,
+        mut on_started: Option<Input>,
     ) -> Result<Outcome> {
         let initramfs = self.initramfs()?;
+        for _ in 1..BOOT_ATTEMPTS {
+            let (outcome, started) = self.attempt(ctx, &initramfs, on_stdout, on_stderr, &mut on_started)?;
+            if started || !outcome.is_stale_code() {
+                return Ok(outcome);
+            }
+            ctx.ui.note("note: QEMU ran code that the booting kernel had just replaced; booting once more");
+        }
+        Ok(self.attempt(ctx, &initramfs, on_stdout, on_stderr, &mut on_started)?.0)
+    }
+
+    /// Boots once. Returns as well whether it came to starting the command.
+    fn attempt(
+        &self,
+        ctx: &Context,
+        initramfs: &File,
+        on_stdout: Sink,
+        on_stderr: Sink,
+        on_started: &mut Option<Input>,
+    ) -> Result<(Outcome, bool)> {
         let (log_path, mut log) = console_log(ctx, &self.name)?;
         let mut command = Command::new(BINARY);
-        self.arguments(ctx, &mut command, &initramfs)?;
+        self.arguments(ctx, &mut command, initramfs)?;
         let ports = ["spawn.stdout", "spawn.stderr", "spawn.control"];
         let [stdout, stderr, control] = ports.map(|name| port(&mut command, name));
         let ((stdout, far1), (stderr, far2), (control, far3)) = (stdout?, stderr?, control?);
@@ -209,8 +237,8 @@ impl Guest {
 
         let mut qemu = Guarded::spawn(&mut command).with_context(|| format!("cannot start {BINARY}"))?;
         // With our copies of QEMU's ends gone, the end of QEMU is the end of every stream.
-        drop((far1, far2, far3, initramfs, command));
-        let mut feed = on_started.zip(qemu.stdin.take());
+        drop((far1, far2, far3, command));
+        let mut input = qemu.stdin.take();
 
         let (sender, messages) = sync_channel(64);
         pump(qemu.stdout.take(), &sender, Message::Console);
@@ -226,6 +254,7 @@ impl Guest {
             waiting_for: format!("it did not boot within {} s", BOOT_LIMIT.as_secs()),
             console: Console::default(),
             crashed: false,
+            started: false,
             expected: None,
             received: (0, 0),
             qemu_said: Vec::new(),
@@ -252,7 +281,7 @@ impl Guest {
                 Next::Message(Message::Qemu(bytes)) => session.qemu_said.extend(bytes),
                 Next::Message(Message::Control(line)) => {
                     if session.on_control(&line)
-                        && let Some((on_started, input)) = feed.take()
+                        && let (Some(on_started), Some(input)) = (on_started.take(), input.take())
                     {
                         on_started(input);
                     }
@@ -271,12 +300,13 @@ impl Guest {
         wait_if_interrupted();
         session.console.finish();
         let end = session.end(status);
-        Ok(Outcome {
+        let outcome = Outcome {
             end,
             findings: session.console.findings().to_vec(),
             tail: session.console.tail().map(str::to_owned).collect(),
             log: log_path,
-        })
+        };
+        Ok((outcome, session.started))
     }
 
     /// Writes the initramfs into memory.
@@ -346,6 +376,7 @@ struct Session {
     waiting_for: String,
     console: Console,
     crashed: bool,
+    started: bool,
     /// How much output the guest has sent in all, once it knows.
     expected: Option<(u64, u64)>,
     received: (u64, u64),
@@ -386,6 +417,7 @@ impl Session {
         match serde_json::from_str(line) {
             Ok(Event::Booted) => {}
             Ok(Event::Started) => {
+                self.started = true;
                 let limit = format!("the command did not end within {} s", self.timeout.as_secs());
                 self.limit(self.timeout, limit);
                 return true;
