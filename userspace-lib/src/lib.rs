@@ -32,6 +32,11 @@
 //!
 //! Only x86-64 Linux has the calls; on any other target this crate does not compile.
 
+/// The Rust example of the project's README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
+
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64", target_pointer_width = "64")))]
 compile_error!("spawn-template: the spawn template system calls exist on x86-64 Linux only");
 

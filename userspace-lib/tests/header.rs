@@ -165,6 +165,17 @@ fn the_c_example_compiles_and_runs() {
 }
 
 #[test]
+fn the_c_example_of_the_readme_compiles() {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let text = std::fs::read_to_string(readme).unwrap();
+    let example = text.split_once("```c\n").unwrap().1.split_once("```").unwrap().0;
+    let main = "\nint main(void)\n{\n\tint pidfd;\n\n\treturn echo_once(&pidfd) == 0;\n}\n";
+    // syscall() is no part of the C standards.
+    let source = common::source("readme.c", &format!("#define _GNU_SOURCE\n{example}{main}"));
+    common::compile("cc", "c11", &source, "readme");
+}
+
+#[test]
 fn bindings_are_what_bindgen_generates() {
     let version = Command::new("bindgen").arg("--version").output();
     if !version.is_ok_and(|output| output.stdout == b"bindgen 0.72.1\n") {

@@ -40,6 +40,12 @@ const NEEDS: &[Need] = &[
         from: From::Apt(&["gcc"]),
     },
     Need {
+        name: "c++",
+        why: "shows that C++ can use the ABI header",
+        found: || program("c++"),
+        from: From::Apt(&["g++"]),
+    },
+    Need {
         name: "static glibc",
         why: "static programs for the guest",
         found: || file("/usr/lib/x86_64-linux-gnu/libc.a"),
