@@ -21,7 +21,7 @@ pub struct Test {
     pub seconds: u32,
 }
 
-/// Declares the tests of a file: `tests!("file": first, second [120])`, with a time limit where 30 seconds may not do.
+/// Declares the tests of a file: `tests!("file": first, second [120])`, with a time limit where 60 seconds may not do.
 #[macro_export]
 macro_rules! tests {
     ($file:literal: $($name:ident $([$seconds:literal])?),* $(,)?) => {
@@ -29,7 +29,7 @@ macro_rules! tests {
         pub const TESTS: &[$crate::harness::Test] = &[$($crate::harness::Test {
             name: concat!($file, "::", stringify!($name)),
             run: $name,
-            seconds: [$($seconds,)? 30][0],
+            seconds: [$($seconds,)? 60][0],
         }),*];
     };
 }

@@ -120,7 +120,7 @@ fn path_with_dots() -> Outcome {
 
 fn long_name() -> Outcome {
     let folder = Folder::tmp("long-name")?;
-    for length in [14, 15, 16, 17, 200, 255] {
+    for length in [15, 16, 255] {
         let name = "n".repeat(length);
         fs::hard_link(folder.copy("show")?, folder.join(&name))?;
         let show = compare_path(&folder.join(&name))?;

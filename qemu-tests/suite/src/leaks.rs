@@ -111,7 +111,7 @@ fn good_spawns() -> Outcome {
     let inheriting = busy.clone().inherit_fds();
     let spawns = [plain, busy, inheriting];
     let mut round = 0;
-    repeated(2000, || {
+    repeated(1200, || {
         round += 1;
         spawns[round % 3].status()?;
         Ok(())
@@ -121,7 +121,7 @@ fn good_spawns() -> Outcome {
 /// Repeats spawns that all fail with an error of their own.
 fn failing(spawns: &[(Spawn<'_>, i32)]) -> Outcome {
     let mut round = 0;
-    repeated(2000, || {
+    repeated(1200, || {
         round += 1;
         let (spawn, error) = &spawns[round % spawns.len()];
         refused("spawn", spawn.run(), *error)
@@ -144,7 +144,7 @@ fn refused_arguments() -> Outcome {
     let template = Template::child("nothing")?;
     let spawn = template.spawn().acts([Act::Open(Open::new("/etc/passwd", libc::O_RDONLY, 6)), Act::Sigmask(1)]);
     let mut round = 0;
-    repeated(2000, || {
+    repeated(1200, || {
         round += 1;
         match round % 5 {
             0 => refused("argv", spawn.run_changed(|args| args.argv = 1), libc::EFAULT),
@@ -174,7 +174,7 @@ fn failing_exec() -> Outcome {
 
 fn templates() -> Outcome {
     let file = File::open(crate::template::child("dynamic0"))?;
-    repeated(2000, || {
+    repeated(1200, || {
         drop(Template::child("dynamic0")?);
         drop(Template::of_fd(&file)?);
         Ok(())
@@ -188,7 +188,7 @@ fn refused_templates() -> Outcome {
     set_mode(&text, 0o755)?;
     let cut = folder.copy("dynamic0")?;
     File::options().write(true).open(&cut)?.set_len(600)?;
-    repeated(2000, || {
+    repeated(1200, || {
         refused("text", Template::path(&text), libc::ENOEXEC)?;
         refused("cut off", Template::path(&cut), libc::ENOEXEC)?;
         refused("missing", Template::path("/missing"), libc::ENOENT)?;

@@ -11,8 +11,8 @@ use crate::template::{Act, Child, Folder, Template};
 use crate::{ensure, same, tests};
 
 tests!("parallel":
-    threads_with_one_template [120], threads_with_their_own [120], processes_with_one_template [120], many_running_at_once [60],
-    successes_and_failures_mixed [120], close_while_spawning [120], replace_while_spawning [120], arguments_changing [60],
+    threads_with_one_template [180], threads_with_their_own [180], processes_with_one_template [180], many_running_at_once,
+    successes_and_failures_mixed [180], close_while_spawning [180], replace_while_spawning [180], arguments_changing,
     callers_killed_at_any_time [180], exec_of_a_threaded_caller,
 );
 

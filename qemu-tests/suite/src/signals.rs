@@ -204,9 +204,10 @@ fn interrupted_by_handlers() -> Outcome {
     let template = Template::child("nothing")?;
     let dynamic = Template::child("dynamic0")?;
     os::set_signal(libc::SIGALRM, counter(), 0)?;
-    os::set_timer(700)?;
+    // Not faster: a fork that a signal interrupts starts over, and must get through at times.
+    os::set_timer(10_000)?;
     let mut result = Ok(());
-    for round in 0..150 {
+    for round in 0..100 {
         let spawn = if round % 3 == 0 { &dynamic } else { &template };
         match spawn.status() {
             Ok(Status::Exited(0)) => {}
@@ -223,7 +224,7 @@ fn interrupted_by_handlers() -> Outcome {
     os::set_timer(0)?;
     result?;
     ensure!(CAUGHT.load(Ordering::Relaxed) > 0, "the timer never fired, so nothing was tested");
-    same!(template.counts()?.1 + dynamic.counts()?.1, 150, "failures");
+    same!(template.counts()?.1 + dynamic.counts()?.1, 100, "failures");
     Ok(())
 }
 

@@ -12,8 +12,8 @@ use crate::{ensure, same, tests};
 
 tests!("wait":
     exit_codes, death_by_signal, by_pid, by_pidfd, by_any, pid_is_the_childs, parent_is_the_process,
-    group_and_session_are_inherited, from_another_thread, thread_that_spawned_is_gone, spawn_waits_for_actions,
-    signal_while_actions_block, killed_caller_leaves_nothing, child_killed_before_exec, traced [60], pid_namespace,
+    group_and_session_are_inherited, from_another_thread, thread_that_spawned_is_gone, spawn_waits_for_actions, group_signal_while_actions_block,
+    signal_while_actions_block, killed_caller_leaves_nothing, child_killed_before_exec, traced, pid_namespace,
     reparented_when_caller_exits,
 );
 
@@ -139,7 +139,7 @@ fn signal_while_actions_block() -> Outcome {
     let template = Template::child("nothing")?;
     let handler: extern "C" fn(i32) = nothing;
     os::set_signal(libc::SIGALRM, handler as usize, 0)?;
-    os::set_timer(5_000)?;
+    os::set_timer(20_000)?;
     let outcome = thread::scope(|scope| {
         // This thread blocks the alarm, so that the spawning one gets it.
         os::set_sigmask(os::sigbit(libc::SIGALRM))?;
@@ -155,6 +155,36 @@ fn signal_while_actions_block() -> Outcome {
     });
     os::set_timer(0)?;
     outcome
+}
+
+/// A signal to the whole process group, as from a terminal, does not interrupt the action: the spawn succeeds, and the
+/// program takes the signal.
+fn group_signal_while_actions_block() -> Outcome {
+    let folder = Folder::tmp("fifo-group")?;
+    let path = folder.join("fifo");
+    os::mkfifo(&path)?;
+    let template = Template::child("sleep")?;
+    let handler: extern "C" fn(i32) = nothing;
+    os::set_signal(libc::SIGINT, handler as usize, 0)?;
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| -> std::io::Result<()> {
+            while crate::harness::children()?.is_empty() {
+                thread::sleep(std::time::Duration::from_millis(20));
+            }
+            thread::sleep(std::time::Duration::from_millis(100));
+            os::kill(0, libc::SIGINT)?;
+            thread::sleep(std::time::Duration::from_millis(100));
+            File::options().write(true).open(&path).map(drop)
+        });
+        let result = template.spawn().open(Open::new(&path, libc::O_RDONLY, 0)).status();
+        if result.is_err() {
+            // Nobody reads any more; this lets the writer go.
+            os::open(&path, libc::O_RDWR | libc::O_NONBLOCK)?;
+        }
+        writer.join().map_err(|_| failed("the writer panicked"))??;
+        same!(result?, Status::Signaled(libc::SIGINT), "status");
+        Ok(())
+    })
 }
 
 /// A caller that is killed while its child is still blocked in an action: everything goes away in the end.
