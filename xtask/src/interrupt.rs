@@ -87,7 +87,7 @@ fn end_with_parent(command: &mut Command) {
             _ => Err(io::Error::last_os_error()),
         }
     };
-    // SAFETY: between fork and exec the closure makes one system call, which is async-signal-safe, and allocates nothing.
+    // SAFETY: between fork and exec the closure makes one async-signal-safe system call and allocates nothing.
     unsafe { command.pre_exec(ask) };
 }
 

@@ -196,7 +196,7 @@ impl Plan {
         let lost = lost_options(&self.config, &read_file(&tree.obj.join(".config"))?);
         if !lost.is_empty() {
             bail!(
-                "{} option(s) of {FRAGMENT} did not survive the kernel's own configuration:\n  {}\n  next: add what they \
+                "{} option(s) of {FRAGMENT} did not survive the kernel's configuration:\n  {}\n  next: add what they \
                  depend on, or remove them",
                 lost.len(),
                 lost.join("\n  ")

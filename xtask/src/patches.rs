@@ -13,8 +13,8 @@ use crate::kernel::overlay::{self, Overlay, git};
 use crate::kernel::{Flavor, Plan};
 use crate::source::{self, BASE_VERSION, Source};
 
-/// What checkpatch.pl must not ask for. A sign-off is a person's statement about where a patch comes from; whoever sends
-/// the series adds theirs, and the files here carry none.
+/// What checkpatch.pl must not ask for. A sign-off is a person's statement about where a patch comes from; whoever
+/// sends the series adds theirs, and the files here carry none.
 const NOT_ASKED_FOR: &str = "MISSING_SIGN_OFF";
 
 /// `patches ...`
@@ -141,8 +141,8 @@ fn checkpatch(ctx: &Context, source: &Source, patches: &[PathBuf]) -> Result<()>
     }
     if !complaints.is_empty() {
         bail!(
-            "checkpatch.pl --strict complains about {} of {} patches (the numbers are lines of the patch files)\n  {}\n  \
-             next: change what it names, or the commit message",
+            "checkpatch.pl --strict complains about {} of {} patches (numbers are lines of the patch files)\n  {}\n  next: \
+             change what it names, or the commit message",
             complaints.len(),
             patches.len(),
             complaints.join("\n  ")

@@ -1,7 +1,7 @@
 //! The patched files of a kernel, and only those: what lies over the pristine source.
 //!
-//! The series is applied in a small folder that holds nothing but the files it names, which takes a moment where a copy of
-//! the whole tree would take a minute.
+//! The series is applied in a small folder that holds nothing but the files it names, which takes a moment where a
+//! copy of the whole tree would take a minute.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
