@@ -15,6 +15,7 @@ mod harness;
 mod identity;
 mod image;
 mod leaks;
+mod metadata;
 mod module;
 mod os;
 mod parallel;
@@ -43,6 +44,7 @@ const FILES: &[&[Test]] = &[
     wait::TESTS,
     errors::TESTS,
     elf::TESTS,
+    metadata::TESTS,
     stale::TESTS,
     credentials::TESTS,
     fdinfo::TESTS,
