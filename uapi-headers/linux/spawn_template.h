@@ -48,16 +48,24 @@ struct spawn_template_create_args {
 /* spawn_template_spawn_args.flags */
 /* Start from a copy of the caller's descriptor table. */
 #define SPAWN_TEMPLATE_SPAWN_INHERIT_FDS	(1ULL << 0)
+/*
+ * Return once the child exists instead of waiting until it has executed the
+ * program. What fails after that ends the child with exit status 127.
+ */
+#define SPAWN_TEMPLATE_SPAWN_NOWAIT		(1ULL << 1)
 
 /**
  * struct spawn_template_spawn_args - argument of spawn_template_spawn()
  * @flags:       SPAWN_TEMPLATE_SPAWN_*
- * @pidfd:       pointer to an int that receives the child's pidfd; mandatory
+ * @pidfd:       pointer to an int that receives the child's pidfd; mandatory.
+ *               What it holds after a failed call means nothing
  * @argv:        pointer to the NULL terminated argument vector, as execve()
  * @envp:        pointer to the NULL terminated environment, as execve()
  * @actions:     pointer to @actions_len struct spawn_template_action
  * @actions_len: number of actions, at most SPAWN_TEMPLATE_MAX_ACTIONS
  * @reserved:    must be 0
+ * @result:      pointer to a struct spawn_template_result, or 0
+ * @result_size: size of *@result as the caller knows it; 0 without @result
  *
  * Without SPAWN_TEMPLATE_SPAWN_INHERIT_FDS the child has the caller's
  * descriptors 0, 1 and 2 as far as they are open, and what the actions place,
@@ -72,9 +80,58 @@ struct spawn_template_spawn_args {
 	__aligned_u64 actions;
 	__aligned_u64 actions_len;
 	__aligned_u64 reserved[4];
+	__aligned_u64 result;
+	__aligned_u64 result_size;
 };
 
 #define SPAWN_TEMPLATE_SPAWN_ARGS_SIZE_VER0	80 /* sizeof first published struct */
+#define SPAWN_TEMPLATE_SPAWN_ARGS_SIZE_VER1	96 /* added: result, result_size */
+
+/**
+ * enum spawn_template_stage - how far a spawn came
+ * @SPAWN_TEMPLATE_STAGE_NONE:
+ *	it did not fail
+ * @SPAWN_TEMPLATE_STAGE_ARGUMENTS:
+ *	the arguments are wrong, cannot be read or are too large, or no pidfd
+ *	can be had
+ * @SPAWN_TEMPLATE_STAGE_IDENTITY:
+ *	the caller may not use the template (EACCES), its seccomp filters forbid
+ *	exec, or the executable has changed (ESTALE)
+ * @SPAWN_TEMPLATE_STAGE_CREATE:
+ *	the child cannot be made: limits, memory, permission to enter the cgroup
+ * @SPAWN_TEMPLATE_STAGE_ACTION:
+ *	an action failed in the child
+ * @SPAWN_TEMPLATE_STAGE_EXEC:
+ *	the child could not execute the program
+ */
+enum spawn_template_stage {
+	SPAWN_TEMPLATE_STAGE_NONE		= 0,
+	SPAWN_TEMPLATE_STAGE_ARGUMENTS		= 1,
+	SPAWN_TEMPLATE_STAGE_IDENTITY		= 2,
+	SPAWN_TEMPLATE_STAGE_CREATE		= 3,
+	SPAWN_TEMPLATE_STAGE_ACTION		= 4,
+	SPAWN_TEMPLATE_STAGE_EXEC		= 5,
+};
+
+/**
+ * struct spawn_template_result - what failed
+ * @stage:    enum spawn_template_stage
+ * @action:   index of the action that is wrong or failed, or -1
+ * @error:    the errno of the failure, or 0
+ * @reserved: set to 0
+ *
+ * A kernel that knows more than the caller leaves the rest out, one that knows
+ * less clears what it does not know. Written by a call that returns success
+ * too; the call leaves it alone only if it cannot read its own arguments.
+ */
+struct spawn_template_result {
+	__u32 stage;
+	__s32 action;
+	__s32 error;
+	__u32 reserved;
+};
+
+#define SPAWN_TEMPLATE_RESULT_SIZE_VER0		16 /* sizeof first published struct */
 
 #define SPAWN_TEMPLATE_MAX_ACTIONS		256 /* more is E2BIG */
 
@@ -97,6 +154,47 @@ struct spawn_template_spawn_args {
  *	set the blocked signals from the struct spawn_template_sigset at @arg
  * @SPAWN_TEMPLATE_ACTION_SIGDEFAULT:
  *	set the listed signals to SIG_DFL; struct spawn_template_sigset at @arg
+ * @SPAWN_TEMPLATE_ACTION_CHDIR:
+ *	change the working directory to the path at @arg
+ * @SPAWN_TEMPLATE_ACTION_SETSID:
+ *	setsid()
+ * @SPAWN_TEMPLATE_ACTION_SETPGID:
+ *	setpgid(0, @arg)
+ * @SPAWN_TEMPLATE_ACTION_TCSETPGRP:
+ *	make the child's process group the foreground one of the terminal open
+ *	as @fd
+ * @SPAWN_TEMPLATE_ACTION_SETCTTY:
+ *	make the terminal open as @fd the controlling one: ioctl(@fd, TIOCSCTTY,
+ *	0); the child has to lead a session
+ * @SPAWN_TEMPLATE_ACTION_UMASK:
+ *	umask(@arg), at most 0777
+ * @SPAWN_TEMPLATE_ACTION_RLIMIT:
+ *	set a resource limit from the struct spawn_template_rlimit at @arg
+ * @SPAWN_TEMPLATE_ACTION_SCHED:
+ *	sched_setattr(0, @arg, 0): policy, priority, nice value, ...
+ * @SPAWN_TEMPLATE_ACTION_RESETIDS:
+ *	set the effective user and group ID to the real ones
+ * @SPAWN_TEMPLATE_ACTION_SETUID:
+ *	setuid(@arg)
+ * @SPAWN_TEMPLATE_ACTION_SETGID:
+ *	setgid(@arg)
+ * @SPAWN_TEMPLATE_ACTION_SETGROUPS:
+ *	set the supplementary groups from the struct spawn_template_groups at
+ *	@arg
+ * @SPAWN_TEMPLATE_ACTION_NO_NEW_PRIVS:
+ *	prctl(PR_SET_NO_NEW_PRIVS, 1)
+ * @SPAWN_TEMPLATE_ACTION_PDEATHSIG:
+ *	prctl(PR_SET_PDEATHSIG, @arg)
+ * @SPAWN_TEMPLATE_ACTION_SIGIGNORE:
+ *	set the listed signals to SIG_IGN; struct spawn_template_sigset at @arg
+ * @SPAWN_TEMPLATE_ACTION_CGROUP:
+ *	the child is born in the cgroup (version 2) whose directory the caller
+ *	has open as @fd, whatever the other actions do with that number; at most
+ *	once, and at any place among the actions
+ *
+ * Fields that are not named must be 0. A type that the kernel does not know is
+ * EINVAL, so a call with one action and a wrong @pidfd tells, by EFAULT instead,
+ * that the type is known.
  */
 enum spawn_template_action_type {
 	SPAWN_TEMPLATE_ACTION_CLOSE		= 0,
@@ -106,6 +204,22 @@ enum spawn_template_action_type {
 	SPAWN_TEMPLATE_ACTION_CLOSE_RANGE	= 4,
 	SPAWN_TEMPLATE_ACTION_SIGMASK		= 5,
 	SPAWN_TEMPLATE_ACTION_SIGDEFAULT	= 6,
+	SPAWN_TEMPLATE_ACTION_CHDIR		= 7,
+	SPAWN_TEMPLATE_ACTION_SETSID		= 8,
+	SPAWN_TEMPLATE_ACTION_SETPGID		= 9,
+	SPAWN_TEMPLATE_ACTION_TCSETPGRP		= 10,
+	SPAWN_TEMPLATE_ACTION_SETCTTY		= 11,
+	SPAWN_TEMPLATE_ACTION_UMASK		= 12,
+	SPAWN_TEMPLATE_ACTION_RLIMIT		= 13,
+	SPAWN_TEMPLATE_ACTION_SCHED		= 14,
+	SPAWN_TEMPLATE_ACTION_RESETIDS		= 15,
+	SPAWN_TEMPLATE_ACTION_SETUID		= 16,
+	SPAWN_TEMPLATE_ACTION_SETGID		= 17,
+	SPAWN_TEMPLATE_ACTION_SETGROUPS		= 18,
+	SPAWN_TEMPLATE_ACTION_NO_NEW_PRIVS	= 19,
+	SPAWN_TEMPLATE_ACTION_PDEATHSIG		= 20,
+	SPAWN_TEMPLATE_ACTION_SIGIGNORE		= 21,
+	SPAWN_TEMPLATE_ACTION_CGROUP		= 22,
 };
 
 /**
@@ -138,13 +252,37 @@ struct spawn_template_open {
 };
 
 /**
- * struct spawn_template_sigset - a signal set for SIGMASK and SIGDEFAULT
+ * struct spawn_template_sigset - a signal set for SIGMASK, SIGDEFAULT, SIGIGNORE
  * @sigset:     pointer to the set
  * @sigsetsize: its size in bytes; 8, as rt_sigprocmask() wants it
+ *
+ * SIGKILL and SIGSTOP in the set are left out silently.
  */
 struct spawn_template_sigset {
 	__aligned_u64 sigset;
 	__u64 sigsetsize;
+};
+
+/**
+ * struct spawn_template_rlimit - what SPAWN_TEMPLATE_ACTION_RLIMIT sets
+ * @resource: RLIMIT_*
+ * @cur:      soft limit; RLIM64_INFINITY is no limit
+ * @max:      hard limit, likewise
+ */
+struct spawn_template_rlimit {
+	__u64 resource;
+	__u64 cur;
+	__u64 max;
+};
+
+/**
+ * struct spawn_template_groups - what SPAWN_TEMPLATE_ACTION_SETGROUPS sets
+ * @groups: pointer to @count group IDs of 32 bits each
+ * @count:  at most NGROUPS_MAX
+ */
+struct spawn_template_groups {
+	__aligned_u64 groups;
+	__u64 count;
 };
 
 #endif /* _UAPI_LINUX_SPAWN_TEMPLATE_H */
