@@ -50,15 +50,15 @@ pub unsafe fn spawn_template_create(args: *const spawn_template_create_args, siz
 ///
 /// # Safety
 ///
-/// `args.pidfd` must be the address of an `int` that the kernel may overwrite, or one where it cannot write at all. All
-/// other addresses are only read and may be bad (`EFAULT`). `template` and the descriptors that actions name should be
-/// ones that the caller may use.
+/// The kernel may overwrite the `int` at `args.pidfd` and the `args.result_size` bytes at `args.result`; an address where
+/// it cannot write is `EFAULT`. All other addresses are only read and may be bad. `template` and the descriptors that
+/// actions name should be ones that the caller may use.
 pub unsafe fn spawn_template_spawn(
     template: RawFd,
     args: *const spawn_template_spawn_args,
     size: usize,
 ) -> io::Result<pid_t> {
-    // SAFETY: the kernel checks every argument, and the caller answers for `args.pidfd`, the only place written to.
+    // SAFETY: the kernel checks every argument, and the caller answers for the two places written to.
     let pid = unsafe { libc::syscall(NR_SPAWN_TEMPLATE_SPAWN, template, args, size) };
     if pid < 0 {
         return Err(io::Error::last_os_error());

@@ -6,7 +6,10 @@
 pub const SPAWN_TEMPLATE_CREATE_CLOEXEC: u32 = 1;
 pub const SPAWN_TEMPLATE_CREATE_ARGS_SIZE_VER0: u32 = 72;
 pub const SPAWN_TEMPLATE_SPAWN_INHERIT_FDS: u32 = 1;
+pub const SPAWN_TEMPLATE_SPAWN_NOWAIT: u32 = 2;
 pub const SPAWN_TEMPLATE_SPAWN_ARGS_SIZE_VER0: u32 = 80;
+pub const SPAWN_TEMPLATE_SPAWN_ARGS_SIZE_VER1: u32 = 96;
+pub const SPAWN_TEMPLATE_RESULT_SIZE_VER0: u32 = 16;
 pub const SPAWN_TEMPLATE_MAX_ACTIONS: u32 = 256;
 pub type __s32 = ::core::ffi::c_int;
 pub type __u32 = ::core::ffi::c_uint;
@@ -57,7 +60,7 @@ const _: () = {
     ["Offset of field: spawn_template_create_args::reserved"]
         [::core::mem::offset_of!(spawn_template_create_args, reserved) - 40usize];
 };
-#[doc = " struct spawn_template_spawn_args - argument of spawn_template_spawn()\n @flags:       SPAWN_TEMPLATE_SPAWN_*\n @pidfd:       pointer to an int that receives the child's pidfd; mandatory\n @argv:        pointer to the NULL terminated argument vector, as execve()\n @envp:        pointer to the NULL terminated environment, as execve()\n @actions:     pointer to @actions_len struct spawn_template_action\n @actions_len: number of actions, at most SPAWN_TEMPLATE_MAX_ACTIONS\n @reserved:    must be 0\n\n Without SPAWN_TEMPLATE_SPAWN_INHERIT_FDS the child has the caller's\n descriptors 0, 1 and 2 as far as they are open, and what the actions place,\n at any number; nothing else. Actions may name any descriptor of the caller\n as their source all the same."]
+#[doc = " struct spawn_template_spawn_args - argument of spawn_template_spawn()\n @flags:       SPAWN_TEMPLATE_SPAWN_*\n @pidfd:       pointer to an int that receives the child's pidfd; mandatory.\n               What it holds after a failed call means nothing\n @argv:        pointer to the NULL terminated argument vector, as execve()\n @envp:        pointer to the NULL terminated environment, as execve()\n @actions:     pointer to @actions_len struct spawn_template_action\n @actions_len: number of actions, at most SPAWN_TEMPLATE_MAX_ACTIONS\n @reserved:    must be 0\n @result:      pointer to a struct spawn_template_result, or 0\n @result_size: size of *@result as the caller knows it; 0 without @result\n\n Without SPAWN_TEMPLATE_SPAWN_INHERIT_FDS the child has the caller's\n descriptors 0, 1 and 2 as far as they are open, and what the actions place,\n at any number; nothing else. Actions may name any descriptor of the caller\n as their source all the same."]
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct spawn_template_spawn_args {
@@ -68,10 +71,12 @@ pub struct spawn_template_spawn_args {
     pub actions: __u64,
     pub actions_len: __u64,
     pub reserved: [__u64; 4usize],
+    pub result: __u64,
+    pub result_size: __u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of spawn_template_spawn_args"][::core::mem::size_of::<spawn_template_spawn_args>() - 80usize];
+    ["Size of spawn_template_spawn_args"][::core::mem::size_of::<spawn_template_spawn_args>() - 96usize];
     ["Alignment of spawn_template_spawn_args"][::core::mem::align_of::<spawn_template_spawn_args>() - 8usize];
     ["Offset of field: spawn_template_spawn_args::flags"]
         [::core::mem::offset_of!(spawn_template_spawn_args, flags) - 0usize];
@@ -87,6 +92,37 @@ const _: () = {
         [::core::mem::offset_of!(spawn_template_spawn_args, actions_len) - 40usize];
     ["Offset of field: spawn_template_spawn_args::reserved"]
         [::core::mem::offset_of!(spawn_template_spawn_args, reserved) - 48usize];
+    ["Offset of field: spawn_template_spawn_args::result"]
+        [::core::mem::offset_of!(spawn_template_spawn_args, result) - 80usize];
+    ["Offset of field: spawn_template_spawn_args::result_size"]
+        [::core::mem::offset_of!(spawn_template_spawn_args, result_size) - 88usize];
+};
+pub const SPAWN_TEMPLATE_STAGE_NONE: spawn_template_stage = 0;
+pub const SPAWN_TEMPLATE_STAGE_ARGUMENTS: spawn_template_stage = 1;
+pub const SPAWN_TEMPLATE_STAGE_IDENTITY: spawn_template_stage = 2;
+pub const SPAWN_TEMPLATE_STAGE_CREATE: spawn_template_stage = 3;
+pub const SPAWN_TEMPLATE_STAGE_ACTION: spawn_template_stage = 4;
+pub const SPAWN_TEMPLATE_STAGE_EXEC: spawn_template_stage = 5;
+#[doc = " enum spawn_template_stage - how far a spawn came\n @SPAWN_TEMPLATE_STAGE_NONE:\n\tit did not fail\n @SPAWN_TEMPLATE_STAGE_ARGUMENTS:\n\tthe arguments are wrong, cannot be read or are too large, or no pidfd\n\tcan be had\n @SPAWN_TEMPLATE_STAGE_IDENTITY:\n\tthe caller may not use the template (EACCES), its seccomp filters forbid\n\texec, or the executable has changed (ESTALE)\n @SPAWN_TEMPLATE_STAGE_CREATE:\n\tthe child cannot be made: limits, memory, permission to enter the cgroup\n @SPAWN_TEMPLATE_STAGE_ACTION:\n\tan action failed in the child\n @SPAWN_TEMPLATE_STAGE_EXEC:\n\tthe child could not execute the program"]
+pub type spawn_template_stage = ::core::ffi::c_uint;
+#[doc = " struct spawn_template_result - what failed\n @stage:    enum spawn_template_stage\n @action:   index of the action that is wrong or failed, or -1\n @error:    the errno of the failure, or 0\n @reserved: set to 0\n\n A kernel that knows more than the caller leaves the rest out, one that knows\n less clears what it does not know. Written by a call that returns success\n too; the call leaves it alone only if it cannot read its own arguments."]
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct spawn_template_result {
+    pub stage: __u32,
+    pub action: __s32,
+    pub error: __s32,
+    pub reserved: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of spawn_template_result"][::core::mem::size_of::<spawn_template_result>() - 16usize];
+    ["Alignment of spawn_template_result"][::core::mem::align_of::<spawn_template_result>() - 4usize];
+    ["Offset of field: spawn_template_result::stage"][::core::mem::offset_of!(spawn_template_result, stage) - 0usize];
+    ["Offset of field: spawn_template_result::action"][::core::mem::offset_of!(spawn_template_result, action) - 4usize];
+    ["Offset of field: spawn_template_result::error"][::core::mem::offset_of!(spawn_template_result, error) - 8usize];
+    ["Offset of field: spawn_template_result::reserved"]
+        [::core::mem::offset_of!(spawn_template_result, reserved) - 12usize];
 };
 pub const SPAWN_TEMPLATE_ACTION_CLOSE: spawn_template_action_type = 0;
 pub const SPAWN_TEMPLATE_ACTION_DUP2: spawn_template_action_type = 1;
@@ -95,7 +131,23 @@ pub const SPAWN_TEMPLATE_ACTION_OPEN: spawn_template_action_type = 3;
 pub const SPAWN_TEMPLATE_ACTION_CLOSE_RANGE: spawn_template_action_type = 4;
 pub const SPAWN_TEMPLATE_ACTION_SIGMASK: spawn_template_action_type = 5;
 pub const SPAWN_TEMPLATE_ACTION_SIGDEFAULT: spawn_template_action_type = 6;
-#[doc = " enum spawn_template_action_type - what an action does, and the fields it uses\n @SPAWN_TEMPLATE_ACTION_CLOSE:\n\tclose @fd; closing a descriptor that is not open is no error\n @SPAWN_TEMPLATE_ACTION_DUP2:\n\tduplicate @fd to @newfd; @flags is 0 or O_CLOEXEC. When both are the\n\tsame number @flags must be 0, and FD_CLOEXEC is cleared\n @SPAWN_TEMPLATE_ACTION_FCHDIR:\n\tchange the working directory to the directory open as @fd\n @SPAWN_TEMPLATE_ACTION_OPEN:\n\topen the file described by the struct spawn_template_open at @arg\n\trelative to @fd (AT_FDCWD is the working directory) and install it as\n\t@newfd\n @SPAWN_TEMPLATE_ACTION_CLOSE_RANGE:\n\tclose_range(@fd, @newfd, @flags); a @newfd of -1 is the highest number\n @SPAWN_TEMPLATE_ACTION_SIGMASK:\n\tset the blocked signals from the struct spawn_template_sigset at @arg\n @SPAWN_TEMPLATE_ACTION_SIGDEFAULT:\n\tset the listed signals to SIG_DFL; struct spawn_template_sigset at @arg"]
+pub const SPAWN_TEMPLATE_ACTION_CHDIR: spawn_template_action_type = 7;
+pub const SPAWN_TEMPLATE_ACTION_SETSID: spawn_template_action_type = 8;
+pub const SPAWN_TEMPLATE_ACTION_SETPGID: spawn_template_action_type = 9;
+pub const SPAWN_TEMPLATE_ACTION_TCSETPGRP: spawn_template_action_type = 10;
+pub const SPAWN_TEMPLATE_ACTION_SETCTTY: spawn_template_action_type = 11;
+pub const SPAWN_TEMPLATE_ACTION_UMASK: spawn_template_action_type = 12;
+pub const SPAWN_TEMPLATE_ACTION_RLIMIT: spawn_template_action_type = 13;
+pub const SPAWN_TEMPLATE_ACTION_SCHED: spawn_template_action_type = 14;
+pub const SPAWN_TEMPLATE_ACTION_RESETIDS: spawn_template_action_type = 15;
+pub const SPAWN_TEMPLATE_ACTION_SETUID: spawn_template_action_type = 16;
+pub const SPAWN_TEMPLATE_ACTION_SETGID: spawn_template_action_type = 17;
+pub const SPAWN_TEMPLATE_ACTION_SETGROUPS: spawn_template_action_type = 18;
+pub const SPAWN_TEMPLATE_ACTION_NO_NEW_PRIVS: spawn_template_action_type = 19;
+pub const SPAWN_TEMPLATE_ACTION_PDEATHSIG: spawn_template_action_type = 20;
+pub const SPAWN_TEMPLATE_ACTION_SIGIGNORE: spawn_template_action_type = 21;
+pub const SPAWN_TEMPLATE_ACTION_CGROUP: spawn_template_action_type = 22;
+#[doc = " enum spawn_template_action_type - what an action does, and the fields it uses\n @SPAWN_TEMPLATE_ACTION_CLOSE:\n\tclose @fd; closing a descriptor that is not open is no error\n @SPAWN_TEMPLATE_ACTION_DUP2:\n\tduplicate @fd to @newfd; @flags is 0 or O_CLOEXEC. When both are the\n\tsame number @flags must be 0, and FD_CLOEXEC is cleared\n @SPAWN_TEMPLATE_ACTION_FCHDIR:\n\tchange the working directory to the directory open as @fd\n @SPAWN_TEMPLATE_ACTION_OPEN:\n\topen the file described by the struct spawn_template_open at @arg\n\trelative to @fd (AT_FDCWD is the working directory) and install it as\n\t@newfd\n @SPAWN_TEMPLATE_ACTION_CLOSE_RANGE:\n\tclose_range(@fd, @newfd, @flags); a @newfd of -1 is the highest number\n @SPAWN_TEMPLATE_ACTION_SIGMASK:\n\tset the blocked signals from the struct spawn_template_sigset at @arg\n @SPAWN_TEMPLATE_ACTION_SIGDEFAULT:\n\tset the listed signals to SIG_DFL; struct spawn_template_sigset at @arg\n @SPAWN_TEMPLATE_ACTION_CHDIR:\n\tchange the working directory to the path at @arg\n @SPAWN_TEMPLATE_ACTION_SETSID:\n\tsetsid()\n @SPAWN_TEMPLATE_ACTION_SETPGID:\n\tsetpgid(0, @arg)\n @SPAWN_TEMPLATE_ACTION_TCSETPGRP:\n\tmake the child's process group the foreground one of the terminal open\n\tas @fd\n @SPAWN_TEMPLATE_ACTION_SETCTTY:\n\tmake the terminal open as @fd the controlling one: ioctl(@fd, TIOCSCTTY,\n\t0); the child has to lead a session\n @SPAWN_TEMPLATE_ACTION_UMASK:\n\tumask(@arg), at most 0777\n @SPAWN_TEMPLATE_ACTION_RLIMIT:\n\tset a resource limit from the struct spawn_template_rlimit at @arg\n @SPAWN_TEMPLATE_ACTION_SCHED:\n\tsched_setattr(0, @arg, 0): policy, priority, nice value, ...\n @SPAWN_TEMPLATE_ACTION_RESETIDS:\n\tset the effective user and group ID to the real ones\n @SPAWN_TEMPLATE_ACTION_SETUID:\n\tsetuid(@arg)\n @SPAWN_TEMPLATE_ACTION_SETGID:\n\tsetgid(@arg)\n @SPAWN_TEMPLATE_ACTION_SETGROUPS:\n\tset the supplementary groups from the struct spawn_template_groups at\n\t@arg\n @SPAWN_TEMPLATE_ACTION_NO_NEW_PRIVS:\n\tprctl(PR_SET_NO_NEW_PRIVS, 1)\n @SPAWN_TEMPLATE_ACTION_PDEATHSIG:\n\tprctl(PR_SET_PDEATHSIG, @arg)\n @SPAWN_TEMPLATE_ACTION_SIGIGNORE:\n\tset the listed signals to SIG_IGN; struct spawn_template_sigset at @arg\n @SPAWN_TEMPLATE_ACTION_CGROUP:\n\tthe child is born in the cgroup (version 2) whose directory the caller\n\thas open as @fd, whatever the other actions do with that number; at most\n\tonce, and at any place among the actions\n\n Fields that are not named must be 0. A type that the kernel does not know is\n EINVAL, so a call with one action and a wrong @pidfd tells, by EFAULT instead,\n that the type is known."]
 pub type spawn_template_action_type = ::core::ffi::c_uint;
 #[doc = " struct spawn_template_action - one step the child takes before it execs\n @type:  enum spawn_template_action_type\n @flags: see the type\n @fd:    see the type\n @newfd: see the type\n @arg:   see the type\n\n Actions run in array order. The first that fails ends the spawn with its\n error."]
 #[repr(C)]
@@ -131,7 +183,7 @@ const _: () = {
     ["Offset of field: spawn_template_open::path"][::core::mem::offset_of!(spawn_template_open, path) - 0usize];
     ["Offset of field: spawn_template_open::how"][::core::mem::offset_of!(spawn_template_open, how) - 8usize];
 };
-#[doc = " struct spawn_template_sigset - a signal set for SIGMASK and SIGDEFAULT\n @sigset:     pointer to the set\n @sigsetsize: its size in bytes; 8, as rt_sigprocmask() wants it"]
+#[doc = " struct spawn_template_sigset - a signal set for SIGMASK, SIGDEFAULT, SIGIGNORE\n @sigset:     pointer to the set\n @sigsetsize: its size in bytes; 8, as rt_sigprocmask() wants it\n\n SIGKILL and SIGSTOP in the set are left out silently."]
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct spawn_template_sigset {
@@ -145,4 +197,35 @@ const _: () = {
     ["Offset of field: spawn_template_sigset::sigset"][::core::mem::offset_of!(spawn_template_sigset, sigset) - 0usize];
     ["Offset of field: spawn_template_sigset::sigsetsize"]
         [::core::mem::offset_of!(spawn_template_sigset, sigsetsize) - 8usize];
+};
+#[doc = " struct spawn_template_rlimit - what SPAWN_TEMPLATE_ACTION_RLIMIT sets\n @resource: RLIMIT_*\n @cur:      soft limit; RLIM64_INFINITY is no limit\n @max:      hard limit, likewise"]
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct spawn_template_rlimit {
+    pub resource: __u64,
+    pub cur: __u64,
+    pub max: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of spawn_template_rlimit"][::core::mem::size_of::<spawn_template_rlimit>() - 24usize];
+    ["Alignment of spawn_template_rlimit"][::core::mem::align_of::<spawn_template_rlimit>() - 8usize];
+    ["Offset of field: spawn_template_rlimit::resource"]
+        [::core::mem::offset_of!(spawn_template_rlimit, resource) - 0usize];
+    ["Offset of field: spawn_template_rlimit::cur"][::core::mem::offset_of!(spawn_template_rlimit, cur) - 8usize];
+    ["Offset of field: spawn_template_rlimit::max"][::core::mem::offset_of!(spawn_template_rlimit, max) - 16usize];
+};
+#[doc = " struct spawn_template_groups - what SPAWN_TEMPLATE_ACTION_SETGROUPS sets\n @groups: pointer to @count group IDs of 32 bits each\n @count:  at most NGROUPS_MAX"]
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct spawn_template_groups {
+    pub groups: __u64,
+    pub count: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of spawn_template_groups"][::core::mem::size_of::<spawn_template_groups>() - 16usize];
+    ["Alignment of spawn_template_groups"][::core::mem::align_of::<spawn_template_groups>() - 8usize];
+    ["Offset of field: spawn_template_groups::groups"][::core::mem::offset_of!(spawn_template_groups, groups) - 0usize];
+    ["Offset of field: spawn_template_groups::count"][::core::mem::offset_of!(spawn_template_groups, count) - 8usize];
 };

@@ -62,18 +62,32 @@ fn rust_facts() -> Facts {
             actions: u64,
             actions_len: u64,
             reserved: [u64; 4],
+            result: u64,
+            result_size: u64,
         }
     );
+    layout!(facts, spawn_template_result { stage: u32, action: i32, error: i32, reserved: u32 });
     layout!(facts, spawn_template_action { type_ as "type": u32, flags: u32, fd: i32, newfd: i32, arg: u64 });
     layout!(facts, spawn_template_open { path: u64, how: uapi::open_how });
     layout!(facts, spawn_template_sigset { sigset: u64, sigsetsize: u64 });
+    layout!(facts, spawn_template_rlimit { resource: u64, cur: u64, max: u64 });
+    layout!(facts, spawn_template_groups { groups: u64, count: u64 });
     layout!(facts, open_how { flags: u64, mode: u64, resolve: u64 });
     constants!(
         facts,
         SPAWN_TEMPLATE_CREATE_CLOEXEC,
         SPAWN_TEMPLATE_CREATE_ARGS_SIZE_VER0,
         SPAWN_TEMPLATE_SPAWN_INHERIT_FDS,
+        SPAWN_TEMPLATE_SPAWN_NOWAIT,
         SPAWN_TEMPLATE_SPAWN_ARGS_SIZE_VER0,
+        SPAWN_TEMPLATE_SPAWN_ARGS_SIZE_VER1,
+        SPAWN_TEMPLATE_STAGE_NONE,
+        SPAWN_TEMPLATE_STAGE_ARGUMENTS,
+        SPAWN_TEMPLATE_STAGE_IDENTITY,
+        SPAWN_TEMPLATE_STAGE_CREATE,
+        SPAWN_TEMPLATE_STAGE_ACTION,
+        SPAWN_TEMPLATE_STAGE_EXEC,
+        SPAWN_TEMPLATE_RESULT_SIZE_VER0,
         SPAWN_TEMPLATE_MAX_ACTIONS,
         SPAWN_TEMPLATE_ACTION_CLOSE,
         SPAWN_TEMPLATE_ACTION_DUP2,
@@ -82,6 +96,22 @@ fn rust_facts() -> Facts {
         SPAWN_TEMPLATE_ACTION_CLOSE_RANGE,
         SPAWN_TEMPLATE_ACTION_SIGMASK,
         SPAWN_TEMPLATE_ACTION_SIGDEFAULT,
+        SPAWN_TEMPLATE_ACTION_CHDIR,
+        SPAWN_TEMPLATE_ACTION_SETSID,
+        SPAWN_TEMPLATE_ACTION_SETPGID,
+        SPAWN_TEMPLATE_ACTION_TCSETPGRP,
+        SPAWN_TEMPLATE_ACTION_SETCTTY,
+        SPAWN_TEMPLATE_ACTION_UMASK,
+        SPAWN_TEMPLATE_ACTION_RLIMIT,
+        SPAWN_TEMPLATE_ACTION_SCHED,
+        SPAWN_TEMPLATE_ACTION_RESETIDS,
+        SPAWN_TEMPLATE_ACTION_SETUID,
+        SPAWN_TEMPLATE_ACTION_SETGID,
+        SPAWN_TEMPLATE_ACTION_SETGROUPS,
+        SPAWN_TEMPLATE_ACTION_NO_NEW_PRIVS,
+        SPAWN_TEMPLATE_ACTION_PDEATHSIG,
+        SPAWN_TEMPLATE_ACTION_SIGIGNORE,
+        SPAWN_TEMPLATE_ACTION_CGROUP,
     );
     facts
 }
@@ -127,10 +157,14 @@ fn every_constant_of_the_header_is_compared() {
 #[test]
 fn structures_have_the_published_sizes() {
     assert_eq!(size_of::<uapi::spawn_template_create_args>(), 72);
-    assert_eq!(size_of::<uapi::spawn_template_spawn_args>(), 80);
+    assert_eq!(size_of::<uapi::spawn_template_spawn_args>(), 96);
+    assert_eq!(offset_of!(uapi::spawn_template_spawn_args, result), 80);
+    assert_eq!(size_of::<uapi::spawn_template_result>(), 16);
     assert_eq!(size_of::<uapi::spawn_template_action>(), 24);
     assert_eq!(size_of::<uapi::spawn_template_open>(), 32);
     assert_eq!(size_of::<uapi::spawn_template_sigset>(), 16);
+    assert_eq!(size_of::<uapi::spawn_template_rlimit>(), 24);
+    assert_eq!(size_of::<uapi::spawn_template_groups>(), 16);
 }
 
 #[test]
