@@ -6,21 +6,26 @@
 //! shares its descriptor table with nobody.
 
 use crate::{
-    held_file::HeldFile,
-    plan::{
+    action::{
         Base,
-        Plan,
         Source,
-        Stdio,
         Step,
         UNBLOCKABLE, //
+    },
+    held_file::HeldFile,
+    outcome::{
+        At,
+        Failure,
+        Stage, //
+    },
+    plan::{
+        Plan,
+        Stdio, //
     },
     spawn::Bprm,
     template::Template, //
 };
-use core::{
-    ptr::NonNull, //
-};
+use core::ptr::NonNull;
 use kernel::{
     bindings,
     error::{
@@ -32,33 +37,51 @@ use kernel::{
         File, //
     },
     prelude::*,
-    sync::aref::ARef, //
+    sync::aref::ARef,
+    task::Task, //
 };
 
 /// Carries the plan out and execs. After an error the task must exit.
-pub(crate) fn run(plan: &Plan, bprm: Bprm, template: &Template) -> Result {
+pub(crate) fn run(plan: &Plan, bprm: Bprm, template: &Template) -> Result<(), Failure> {
     // A signal to the process group must not interrupt an action; it is the program's to take.
     let mut mask = block_signals();
 
     if !plan.inherit {
-        // SAFETY: The child was born without a descriptor table.
-        to_result(unsafe { bindings::init_empty_files() })?;
-        for (fd, stdio) in (0..).zip(&plan.stdio) {
-            if let Some(Stdio { file, cloexec }) = stdio {
-                install(file, fd, *cloexec)?;
-            }
-        }
+        init_files(plan).at(Stage::Create)?;
     }
-    for step in &plan.steps {
+    for (index, step) in plan.steps.iter().enumerate() {
         match step {
             Step::SigMask(signals) => mask = sigset(*signals),
-            step => step.run()?,
+            step => step
+                .run()
+                .map_err(|error| Failure::of_action(Stage::Action, index, error))?,
         }
         // SAFETY: The child holds no lock. A file that a step closed is closed now, not after exec.
         unsafe { bindings::task_work_run() };
     }
     set_blocked(&mut mask);
-    bprm.exec(template.open()?, template.image())
+
+    let file = template.open().map_err(|error| {
+        let stage = if error == ESTALE {
+            Stage::Identity
+        } else {
+            Stage::Exec
+        };
+        Failure::of(stage, error)
+    })?;
+    bprm.exec(file, template.image()).at(Stage::Exec)
+}
+
+/// Makes the descriptor table that the child starts with.
+fn init_files(plan: &Plan) -> Result {
+    // SAFETY: The child was born without a descriptor table.
+    to_result(unsafe { bindings::init_empty_files() })?;
+    for (fd, stdio) in (0..).zip(&plan.stdio) {
+        if let Some(Stdio { file, cloexec }) = stdio {
+            install(file, fd, *cloexec)?;
+        }
+    }
+    Ok(())
 }
 
 impl Step {
@@ -85,10 +108,7 @@ impl Step {
                 newfd,
                 cloexec,
             } => source.with(|file| install(file, *newfd, *cloexec)),
-            Step::Chdir { dir } => dir.with(|dir| {
-                // SAFETY: `dir` is a valid file.
-                to_result(unsafe { bindings::fs_chdir_file(dir.as_ptr()) })
-            }),
+            Step::Fchdir(dir) => dir.with(chdir),
             Step::Open {
                 base,
                 path,
@@ -109,12 +129,72 @@ impl Step {
             // Takes effect after the last step.
             Step::SigMask(_) => Ok(()),
             Step::SigDefault(signals) => {
-                for signal in (1..=64).filter(|signal| signals >> (signal - 1) & 1 != 0) {
-                    // SAFETY: `signal` is a signal number, and a null handler is `SIG_DFL`.
-                    unsafe { bindings::kernel_sigaction(signal, None) };
-                }
+                set_action(*signals, None);
                 Ok(())
             }
+            Step::Chdir(path) => {
+                let how = bindings::open_how {
+                    flags: u64::from(bindings::O_PATH | bindings::O_DIRECTORY),
+                    mode: 0,
+                    resolve: 0,
+                };
+                chdir(&open(&Base::Cwd, path, &how)?)
+            }
+            // SAFETY: The calling task may call it at any time; as all the others below.
+            Step::Setsid => to_result(unsafe { bindings::spawn_setsid() }),
+            // SAFETY: As above.
+            Step::Setpgid(pgid) => to_result(unsafe { bindings::spawn_setpgid(*pgid) }),
+            Step::Tcsetpgrp(tty) => tty.with(|tty| {
+                // SAFETY: `tty` is a valid file.
+                to_result(unsafe { bindings::spawn_tcsetpgrp(tty.as_ptr()) })
+            }),
+            Step::Setctty(tty) => tty.with(|tty| {
+                // SAFETY: `tty` is a valid file.
+                to_result(unsafe { bindings::spawn_setctty(tty.as_ptr()) })
+            }),
+            Step::Umask(mask) => {
+                // SAFETY: As above.
+                unsafe { bindings::spawn_umask(*mask) };
+                Ok(())
+            }
+            Step::Rlimit { resource, limit } => {
+                let mut limit = *limit;
+                // SAFETY: `limit` is valid, and any number may be given as the resource.
+                to_result(unsafe { bindings::spawn_setrlimit(*resource, &mut limit) })
+            }
+            Step::Sched(attr) => {
+                let mut attr = **attr;
+                // SAFETY: `attr` is a valid structure.
+                to_result(unsafe { bindings::spawn_sched_setattr(&mut attr) })
+            }
+            // SAFETY: As above.
+            Step::ResetIds => to_result(unsafe { bindings::spawn_reset_ids() }),
+            // SAFETY: As above.
+            Step::Setuid(uid) => to_result(unsafe { bindings::spawn_setuid(*uid) }),
+            // SAFETY: As above.
+            Step::Setgid(gid) => to_result(unsafe { bindings::spawn_setgid(*gid) }),
+            // SAFETY: The list is valid and sorted; who needs it longer takes a reference.
+            Step::Setgroups(groups) => {
+                to_result(unsafe { bindings::spawn_setgroups(groups.as_ptr()) })
+            }
+            Step::NoNewPrivs => {
+                // SAFETY: As above.
+                unsafe { bindings::spawn_set_no_new_privs() };
+                Ok(())
+            }
+            Step::Pdeathsig(signal) => {
+                // SAFETY: The calling task is valid, and only it changes this field of its own.
+                unsafe { (*Task::current_raw()).pdeath_signal = c_int::from(*signal) };
+                Ok(())
+            }
+            Step::SigIgnore(signals) => {
+                // SAFETY: `SIG_IGN` is the function pointer whose value is 1, which nobody calls.
+                let ignore = unsafe { core::mem::transmute::<usize, bindings::__sighandler_t>(1) };
+                set_action(*signals, ignore);
+                Ok(())
+            }
+            // The child was born there.
+            Step::Cgroup(_) => Ok(()),
         }
     }
 }
@@ -127,6 +207,21 @@ impl Source {
             Source::Caller(file) => f(file),
             Source::NotOpen => Err(EBADF),
         }
+    }
+}
+
+/// Changes the working directory.
+fn chdir(dir: &HeldFile) -> Result {
+    // SAFETY: `dir` is a valid file.
+    to_result(unsafe { bindings::fs_chdir_file(dir.as_ptr()) })
+}
+
+/// Gives the signals whose bits are set in `signals` the action `handler`, which the kernel must
+/// know: `None` is `SIG_DFL`.
+fn set_action(signals: u64, handler: bindings::__sighandler_t) {
+    for signal in (1..=64).filter(|signal| signals >> (signal - 1) & 1 != 0) {
+        // SAFETY: `signal` is a signal number.
+        unsafe { bindings::kernel_sigaction(signal, handler) };
     }
 }
 

@@ -69,6 +69,13 @@ impl HeldFile {
     }
 }
 
+impl Clone for HeldFile {
+    fn clone(&self) -> Self {
+        // SAFETY: By the type invariant the file is valid and `self` has a reference.
+        unsafe { Self::new_ref(self.0) }
+    }
+}
+
 impl Drop for HeldFile {
     fn drop(&mut self) {
         // SAFETY: By the type invariant the reference is ours to drop.

@@ -6,13 +6,21 @@ use crate::{
     child,
     elf::ElfImage,
     exec_file::ExecFile,
+    outcome::{
+        At,
+        Failure,
+        Report,
+        SharedPlace,
+        Stage, //
+    },
     plan::Plan,
     template::Template,
     template_file::TemplateRef,
     uapi::{
         self,
         spawn_template_spawn_args, //
-    }, //
+    },
+    SpawnTemplate, //
 };
 use core::{
     cell::UnsafeCell,
@@ -29,8 +37,12 @@ use kernel::{
         file::FileDescriptorReservation,
         File, //
     },
+    module::this_module,
     prelude::*,
-    sync::aref::ARef,
+    sync::{
+        aref::ARef,
+        Arc, //
+    },
     types::Opaque,
     uaccess::{
         UserPtr,
@@ -105,75 +117,114 @@ impl Drop for Bprm {
     }
 }
 
+/// What the child is given.
+struct Job {
+    plan: Plan,
+    bprm: Bprm,
+    /// Last, because the bprm refers to the template's name.
+    template: TemplateRef,
+}
+
 // One task fills it in, another works it off.
 const _: () = {
     const fn assert_send<T: Send>() {}
-    assert_send::<Work<'static>>();
+    assert_send::<Job>();
 };
 
-/// What the child is given.
-struct Work<'a> {
-    plan: Plan,
-    /// Taken by the child.
-    bprm: Option<Bprm>,
-    template: &'a Template,
-}
-
-/// A spawn that is under way.
+/// A spawn that is under way. Both the caller and the child own it.
 #[repr(C)]
-struct Spawn<'a> {
+struct Spawn {
     raw: Opaque<bindings::kernel_spawn>,
-    /// The child's from its birth to its outcome, for which the caller waits; the caller's else.
-    work: UnsafeCell<Work<'a>>,
+    /// The child's alone.
+    job: UnsafeCell<Option<Job>>,
+    failed_at: SharedPlace,
 }
 
-impl Spawn<'_> {
+// SAFETY: The caller and the child share what is atomic. Of the rest, `raw` is `kernel_spawn()`'s,
+// and `job` is used by the child only.
+unsafe impl Sync for Spawn {}
+// SAFETY: The contents can be dropped by any task.
+unsafe impl Send for Spawn {}
+
+impl Spawn {
     /// What runs in the child.
     ///
     /// # Safety
     ///
-    /// Only to be called by `kernel_spawn()`, with a pointer to a `Spawn`, whose first field is
-    /// the C structure.
+    /// Only to be called by `kernel_spawn()`, once, with the first field of a `Spawn`.
     unsafe extern "C" fn run(raw: *mut bindings::kernel_spawn) -> c_int {
-        // SAFETY: By the safety requirements this is a `Spawn`, which lives on the stack of the
-        // caller, who waits for the outcome of this function.
+        // SAFETY: By the safety requirements this is a `Spawn`, and the child has a reference.
         let spawn = unsafe { &*raw.cast::<Self>() };
-        // SAFETY: Until this function returns the child alone uses it.
-        let work = unsafe { &mut *spawn.work.get() };
+        // SAFETY: Only the child uses it, and only here.
+        let job = unsafe { (*spawn.job.get()).take() };
 
-        let Some(bprm) = work.bprm.take() else {
+        let Some(Job {
+            plan,
+            bprm,
+            template,
+        }) = job
+        else {
             return EINVAL.to_errno();
         };
-        match child::run(&work.plan, bprm, work.template) {
+        match child::run(&plan, bprm, &template) {
             Ok(()) => 0,
-            Err(error) => outcome(error).to_errno(),
+            Err(failure) => {
+                spawn.failed_at.set(failure.place);
+                outcome(failure.error).to_errno()
+            }
         }
     }
 
-    /// Makes the child and waits for its outcome.
-    fn start(template: &Template, plan: Plan, bprm: Bprm) -> Result<(bindings::pid_t, ARef<File>)> {
-        let inherit = plan.inherit;
-        let spawn = Spawn {
+    /// Drops the child's reference.
+    ///
+    /// # Safety
+    ///
+    /// Only to be called by `kernel_spawn()`, once, with what it was given.
+    unsafe extern "C" fn release(raw: *mut bindings::kernel_spawn) {
+        // SAFETY: `start` gave a reference up, with a pointer to the whole object.
+        drop(unsafe { Arc::from_raw(raw.cast::<Self>()) });
+    }
+
+    /// Makes the child and, unless `nowait`, waits for its outcome.
+    fn start(job: Job, nowait: bool) -> Result<(bindings::pid_t, ARef<File>), Failure> {
+        let mut flags = 0;
+        let mut flag = |set: bool, flag| flags |= if set { flag } else { 0 };
+        flag(job.plan.inherit, bindings::KERNEL_SPAWN_INHERIT_FILES);
+        flag(
+            job.plan.cgroup.is_some(),
+            bindings::KERNEL_SPAWN_INTO_CGROUP,
+        );
+        flag(nowait, bindings::KERNEL_SPAWN_NOWAIT);
+
+        let spawn = Self {
             raw: Opaque::new(bindings::kernel_spawn {
-                run: Some(Spawn::run),
+                run: Some(Self::run),
+                release: Some(Self::release),
+                owner: this_module::<SpawnTemplate>().as_ptr(),
+                flags,
+                cgroup: job.plan.cgroup.unwrap_or(-1),
                 ..pin_init::zeroed()
             }),
-            work: UnsafeCell::new(Work {
-                plan,
-                bprm: Some(bprm),
-                template,
-            }),
+            job: UnsafeCell::new(Some(job)),
+            failed_at: SharedPlace::new(),
         };
+        let spawn = Arc::new(spawn, GFP_KERNEL_ACCOUNT).map_err(Error::from);
+        let spawn = spawn.at(Stage::Create)?;
         // The whole object, not only its first field: `run` needs the rest.
-        let raw = (&raw const spawn)
+        let raw = Arc::into_raw(spawn.clone())
             .cast_mut()
             .cast::<bindings::kernel_spawn>();
 
-        // SAFETY: `raw` points to a `Spawn`, which does not move and outlives the call; when the
-        // call returns the child does not use it any more.
-        to_result(unsafe { bindings::kernel_spawn(raw, inherit) })?;
+        // SAFETY: `raw` is the first field of a `Spawn`, which stays valid and where it is until
+        // `release` is called. The functions are those of the module that calls.
+        let started = to_result(unsafe { bindings::kernel_spawn(raw) });
+        started.map_err(|error| Failure {
+            error,
+            place: spawn.failed_at.get(),
+        })?;
 
-        // SAFETY: After success both are set, and the reference to the file is ours.
+        // SAFETY: After success both are set and do not change, and the reference to the file is
+        // ours. `spawn` keeps the object.
         unsafe {
             let file = NonNull::new_unchecked((*raw).pidfile.cast());
             Ok(((*raw).pid, ARef::from_raw(file)))
@@ -205,12 +256,13 @@ pub(crate) fn spawn(template_fd: c_int, addr: usize, size: usize) -> Result<c_in
     uapi::check_size(size, least)?;
 
     let template = TemplateRef::from_fd(template_fd)?;
-    if !template.may_use() {
-        return Err(EACCES);
-    }
-
     let spawn_template_spawn_args(args) = uapi::read_versioned(addr, size, least)?;
-    let pid = spawn_from(&template, &args);
+    let report = Report::new(args.result, args.result_size)?;
+
+    let pid = spawn_from(&template, &args).map_err(|failure| {
+        report.fail(&failure);
+        failure.error
+    });
     // A signal that came first makes the caller call again, without it knowing.
     if pid != Err(ERESTARTNOINTR) {
         template.count(&pid);
@@ -218,24 +270,51 @@ pub(crate) fn spawn(template_fd: c_int, addr: usize, size: usize) -> Result<c_in
     pid
 }
 
-fn spawn_from(template: &Template, args: &bindings::spawn_template_spawn_args) -> Result<c_int> {
-    let inherit = u64::from(bindings::SPAWN_TEMPLATE_SPAWN_INHERIT_FDS);
-    if args.flags & !inherit != 0 || args.pidfd == 0 || args.reserved != [0; 4] {
-        return Err(EINVAL);
+fn spawn_from(
+    template: &TemplateRef,
+    args: &bindings::spawn_template_spawn_args,
+) -> Result<c_int, Failure> {
+    if !template.may_use() {
+        return Err(Failure::of(Stage::Identity, EACCES));
     }
 
+    let inherit = u64::from(bindings::SPAWN_TEMPLATE_SPAWN_INHERIT_FDS);
+    let nowait = u64::from(bindings::SPAWN_TEMPLATE_SPAWN_NOWAIT);
+    if args.flags & !(inherit | nowait) != 0 || args.pidfd == 0 || args.reserved != [0; 4] {
+        return Err(Failure::of(Stage::Arguments, EINVAL));
+    }
+    // SAFETY: A process may call it at any time.
+    to_result(unsafe { bindings::spawn_permitted() }).at(Stage::Identity)?;
+
     let plan = Plan::read(args.flags & inherit != 0, args.actions, args.actions_len)?;
-    // SAFETY: The caller keeps the template for longer than this function runs.
-    let (bprm, _charge) = unsafe { Bprm::new(template, args.argv, args.envp) }?;
+    let template = template.clone();
+    // SAFETY: The job keeps the template for longer than the bprm.
+    let bprm = unsafe { Bprm::new(&template, args.argv, args.envp) };
+    let (bprm, _charge) = bprm.at(Stage::Arguments)?;
 
     // All that can fail for the caller's sake does so before there is a child.
-    let pidfd = FileDescriptorReservation::get_unused_fd_flags(bindings::O_CLOEXEC)?;
-    let number = pidfd.reserved_fd() as c_int;
-    UserSlice::new(UserPtr::from_addr(args.pidfd as usize), size_of::<c_int>())
-        .writer()
-        .write(&number)?;
+    let pidfd = PidfdSlot::new(args.pidfd).at(Stage::Arguments)?;
 
-    let (pid, file) = Spawn::start(template, plan, bprm)?;
-    pidfd.fd_install(file);
+    let job = Job {
+        plan,
+        bprm,
+        template,
+    };
+    let (pid, file) = Spawn::start(job, args.flags & nowait != 0)?;
+    pidfd.0.fd_install(file);
     Ok(pid)
+}
+
+/// A descriptor number that the caller has been told already.
+struct PidfdSlot(FileDescriptorReservation);
+
+impl PidfdSlot {
+    fn new(addr: u64) -> Result<Self> {
+        let slot = FileDescriptorReservation::get_unused_fd_flags(bindings::O_CLOEXEC)?;
+        let number = slot.reserved_fd() as c_int;
+        UserSlice::new(UserPtr::from_addr(addr as usize), size_of::<c_int>())
+            .writer()
+            .write(&number)?;
+        Ok(Self(slot))
+    }
 }

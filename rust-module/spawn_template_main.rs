@@ -11,8 +11,11 @@
 //! - [`elf`]: ELF metadata, parsed and checked.
 //! - [`identity`]: whether a file is still the one that was parsed.
 //! - [`creds`]: whether a caller may use a template.
-//! - [`plan`]: what the child will do, checked in the caller.
+//! - [`action`]: one action, read and checked in the caller.
+//! - [`groups`]: a list of supplementary groups.
+//! - [`plan`]: all that the child will do.
 //! - [`child`]: doing it, in the child.
+//! - [`outcome`]: how a spawn ended, and where it failed.
 //! - [`spawn`]: from the arguments of `spawn_template_spawn()` to a child and its outcome.
 //! - [`held_file`]: a counted reference to an open file.
 //! - [`user_string`]: a string whose memory is charged to the caller.
@@ -26,12 +29,15 @@ use kernel::{
     prelude::*, //
 };
 
+mod action;
 mod child;
 mod creds;
 mod elf;
 mod exec_file;
+mod groups;
 mod held_file;
 mod identity;
+mod outcome;
 mod plan;
 mod spawn;
 mod template;

@@ -3,6 +3,7 @@
 //! The file descriptor that stands for a template.
 
 use crate::{
+    held_file::HeldFile,
     template::Template,
     SpawnTemplate, //
 };
@@ -10,10 +11,7 @@ use core::ptr::NonNull;
 use kernel::{
     bindings,
     error::from_err_ptr,
-    fs::{
-        File,
-        LocalFile, //
-    },
+    fs::File,
     module::this_module,
     prelude::*,
     seq_file::{
@@ -59,23 +57,30 @@ pub(crate) fn new(template: KBox<Template>) -> Result<ARef<File>> {
     Ok(unsafe { ARef::from_raw(NonNull::new_unchecked(file.cast())) })
 }
 
-/// A reference to a template file that the calling task has open.
+/// A reference to a template file.
 ///
 /// # Invariants
 ///
 /// The operations of the file are [`FOPS`], so its private data is a [`Template`].
-pub(crate) struct TemplateRef(ARef<LocalFile>);
+pub(crate) struct TemplateRef(HeldFile);
 
 impl TemplateRef {
     /// Looks `fd` up: `EBADF` if it is not open, `EINVAL` if it is not a template.
     pub(crate) fn from_fd(fd: c_int) -> Result<Self> {
-        let file = LocalFile::fget(u32::try_from(fd).map_err(|_| EBADF)?)?;
+        let file = HeldFile::from_fd(u32::try_from(fd).map_err(|_| EBADF)?)?;
         // SAFETY: The file is valid; its operations do not change any more.
         if !core::ptr::eq(unsafe { (*file.as_ptr()).f_op }, &FOPS.0) {
             return Err(EINVAL);
         }
         // INVARIANT: Just checked.
         Ok(Self(file))
+    }
+}
+
+impl Clone for TemplateRef {
+    fn clone(&self) -> Self {
+        // INVARIANT: It is the same file.
+        Self(self.0.clone())
     }
 }
 

@@ -9,23 +9,34 @@ use kernel::{
     bindings,
     page::PAGE_SIZE,
     prelude::*,
-    transmute::FromBytes,
+    transmute::{
+        AsBytes,
+        FromBytes, //
+    },
     uaccess::{
         UserPtr,
         UserSlice, //
     }, //
 };
 
+/// A structure of integers, all of whose values are valid.
+pub(crate) trait UserStruct: FromBytes + AsBytes + Zeroable {}
+
+impl<T: FromBytes + AsBytes + Zeroable> UserStruct for T {}
+
 /// Makes an ABI structure readable from user memory.
 macro_rules! user_struct {
     ($(#[$meta:meta])* $name:ident) => {
         $(#[$meta])*
         #[repr(transparent)]
-        #[derive(Clone, Copy)]
+        #[derive(Clone, Copy, Zeroable)]
         pub(crate) struct $name(pub(crate) bindings::$name);
 
         // SAFETY: The structure consists of integers only, without padding.
         unsafe impl FromBytes for $name {}
+
+        // SAFETY: As above.
+        unsafe impl AsBytes for $name {}
     };
 }
 
@@ -51,8 +62,20 @@ mod structs {
         spawn_template_open
     );
     user_struct!(
-        /// What a SIGMASK or SIGDEFAULT action refers to.
+        /// What a SIGMASK, SIGDEFAULT or SIGIGNORE action refers to.
         spawn_template_sigset
+    );
+    user_struct!(
+        /// What an RLIMIT action sets.
+        spawn_template_rlimit
+    );
+    user_struct!(
+        /// What a SETGROUPS action sets.
+        spawn_template_groups
+    );
+    user_struct!(
+        /// What a SCHED action sets.
+        sched_attr
     );
 }
 pub(crate) use structs::*;
@@ -62,11 +85,17 @@ pub(crate) use structs::*;
 /// The rule is that of `copy_struct_from_user()`: `EINVAL` for a `size` below `least`, `E2BIG` for
 /// one above a page or for bytes unknown here that are not zero, `EFAULT` for memory that cannot be
 /// read.
-pub(crate) fn read_versioned<T: FromBytes>(addr: usize, size: usize, least: u32) -> Result<T> {
+pub(crate) fn read_versioned<T: UserStruct>(addr: usize, size: usize, least: u32) -> Result<T> {
     check_size(size, least)?;
+    read_sized(addr, size)
+}
 
+/// Reads the first `size` bytes of a structure; what is missing is zero.
+fn read_sized<T: UserStruct>(addr: usize, size: usize) -> Result<T> {
     let mut reader = UserSlice::new(UserPtr::from_addr(addr), size).reader();
-    let value = reader.read()?;
+    let mut value: T = pin_init::zeroed();
+    let known = size.min(size_of::<T>());
+    reader.read_slice(&mut value.as_bytes_mut()[..known])?;
 
     let mut tail = [0; 64];
     while !reader.is_empty() {
@@ -95,6 +124,37 @@ pub(crate) fn read<T: FromBytes>(addr: u64) -> Result<T> {
     UserSlice::new(UserPtr::from_addr(addr as usize), size_of::<T>())
         .reader()
         .read()
+}
+
+/// Reads the structure that an action's `arg` points to: `EINVAL` if it points to nothing.
+pub(crate) fn read_arg<T: FromBytes>(addr: u64) -> Result<T> {
+    if addr == 0 {
+        return Err(EINVAL);
+    }
+    read(addr)
+}
+
+/// Reads a `struct sched_attr`, by the rules of sched_setattr(2) for its size.
+pub(crate) fn read_sched_attr(addr: u64) -> Result<bindings::sched_attr> {
+    const VER0: usize = bindings::SCHED_ATTR_SIZE_VER0 as usize;
+    const VER1: usize = bindings::SCHED_ATTR_SIZE_VER1 as usize;
+
+    let size: u32 = read_arg(addr)?;
+    let size = match size as usize {
+        0 => VER0,
+        size @ VER0..=PAGE_SIZE => size,
+        _ => return Err(E2BIG),
+    };
+    let sched_attr(mut attr) = read_sized(addr as usize, size)?;
+    let clamps =
+        u64::from(bindings::SCHED_FLAG_UTIL_CLAMP_MIN | bindings::SCHED_FLAG_UTIL_CLAMP_MAX);
+    if attr.sched_flags & clamps != 0 && size < VER1 {
+        return Err(EINVAL);
+    }
+    attr.sched_nice = attr
+        .sched_nice
+        .clamp(bindings::MIN_NICE, bindings::MAX_NICE as i32);
+    Ok(attr)
 }
 
 /// Reads a path: `ENAMETOOLONG` from `PATH_MAX` bytes on, NUL included.

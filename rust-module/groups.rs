@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A list of supplementary groups.
+
+use crate::uapi::{
+    self,
+    spawn_template_groups, //
+};
+use core::ptr::NonNull;
+use kernel::{
+    bindings,
+    prelude::*,
+    uaccess::{
+        UserPtr,
+        UserSlice, //
+    }, //
+};
+
+/// A sorted list of groups, ready to become a task's.
+///
+/// # Invariants
+///
+/// `self.0` is valid, and one of its references is owned by this object.
+pub(crate) struct Groups(NonNull<bindings::group_info>);
+
+// SAFETY: What is counted and does not change can be used and dropped by any task.
+unsafe impl Send for Groups {}
+
+impl Groups {
+    /// Reads what the `struct spawn_template_groups` at `addr` lists.
+    ///
+    /// `EINVAL` for more than `NGROUPS_MAX`, or one that the caller's user namespace does not have;
+    /// `EFAULT`.
+    pub(crate) fn read(addr: u64) -> Result<Self> {
+        let spawn_template_groups(args) = uapi::read_arg(addr)?;
+        if args.count > u64::from(bindings::NGROUPS_MAX) {
+            return Err(EINVAL);
+        }
+        // The limit makes it fit.
+        let count = args.count as usize;
+
+        // SAFETY: The count is in range.
+        let info = NonNull::new(unsafe { bindings::groups_alloc(count as c_int) });
+        // INVARIANT: Just allocated, with one reference.
+        let groups = Self(info.ok_or(ENOMEM)?);
+        // SAFETY: It has room for `count` entries, and nobody else has it yet.
+        let gids = unsafe { (*groups.as_ptr()).gid.as_mut_slice(count) };
+
+        // SAFETY: The caller's namespace is valid while it is in this function.
+        let ns = unsafe { bindings::current_user_ns() };
+        let size = count * size_of::<bindings::gid_t>();
+        let mut reader = UserSlice::new(UserPtr::from_addr(args.groups as usize), size).reader();
+        for entry in gids {
+            let gid: bindings::gid_t = reader.read()?;
+            // SAFETY: `ns` is valid, and any number may be looked up.
+            let kgid = unsafe { bindings::make_kgid(ns, gid) };
+            if kgid.val == bindings::gid_t::MAX {
+                return Err(EINVAL);
+            }
+            *entry = kgid;
+        }
+        // SAFETY: All entries have been filled in.
+        unsafe { bindings::groups_sort(groups.as_ptr()) };
+        Ok(groups)
+    }
+
+    /// The list, valid for as long as `self` lives.
+    pub(crate) fn as_ptr(&self) -> *mut bindings::group_info {
+        self.0.as_ptr()
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant it is valid, and the reference ours to drop.
+        unsafe {
+            if bindings::refcount_dec_and_test(&raw mut (*self.as_ptr()).usage) {
+                bindings::groups_free(self.as_ptr());
+            }
+        }
+    }
+}
