@@ -12,8 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -68,7 +70,7 @@ static void put_file(const char *key, const char *path)
 static void put_status(void)
 {
 	static const char *const wanted[] = {
-		"Umask:",  "Groups:", "SigPnd:", "ShdPnd:", "SigBlk:", "SigIgn:", "SigCgt:",	 "CapInh:",
+		"Umask:",  "Uid:",    "Gid:",	 "Groups:", "SigPnd:", "ShdPnd:", "SigBlk:", "SigIgn:", "SigCgt:",	 "CapInh:",
 		"CapPrm:", "CapEff:", "CapBnd:", "CapAmb:", "Seccomp:", "NoNewPrivs:", "TracerPid:", "Threads:",
 	};
 	char line[1024], key[64];
@@ -120,11 +122,52 @@ static void put_fds(void)
 	closedir(dir);
 }
 
+/* "limit.N=SOFT HARD" for every resource. */
+static void put_limits(void)
+{
+	struct rlimit limit;
+
+	for (int i = 0; i < RLIM_NLIMITS; i++)
+		if (!getrlimit((__rlimit_resource_t)i, &limit))
+			printf("limit.%d=%lu %lu\n", i, (unsigned long)limit.rlim_cur, (unsigned long)limit.rlim_max);
+}
+
+/* "sched=POLICY FLAGS NICE PRIORITY" and, under SCHED_DEADLINE, "deadline=RUNTIME DEADLINE PERIOD". */
+static void put_sched(void)
+{
+	struct {
+		unsigned int size, policy;
+		unsigned long flags;
+		int nice;
+		unsigned int priority;
+		unsigned long runtime, deadline, period;
+	} attr;
+
+	if (syscall(SYS_sched_getattr, 0, &attr, sizeof(attr), 0))
+		return;
+	printf("sched=%u %lu %d %u\n", attr.policy, attr.flags, attr.nice, attr.priority);
+	if (attr.policy == 6)
+		printf("deadline=%lu %lu %lu\n", attr.runtime, attr.deadline, attr.period);
+}
+
+/* The controlling terminal's device number and foreground process group: 0 and -1 without one. */
+static void put_terminal(void)
+{
+	int tty, tpgid;
+	FILE *f = fopen("/proc/self/stat", "re");
+
+	if (!f)
+		return;
+	if (fscanf(f, "%*d (%*[^)]) %*c %*d %*d %*d %d %d", &tty, &tpgid) == 2)
+		printf("tty=%d\ntpgid=%d\n", tty, tpgid);
+	fclose(f);
+}
+
 int main(int argc, char **argv)
 {
 	const char *execfn = (const char *)getauxval(AT_EXECFN);
 	char cwd[PATH_MAX];
-	struct rlimit limit;
+	int signal = 0;
 	mode_t mask;
 
 	printf("argc=%d\n", argc);
@@ -164,10 +207,11 @@ int main(int argc, char **argv)
 	printf("umask=%04o\n", (unsigned int)mask);
 	printf("pid=%d\nppid=%d\npgid=%d\nsid=%d\n", getpid(), getppid(), getpgrp(), getsid(0));
 	printf("uid=%u\neuid=%u\ngid=%u\negid=%u\n", getuid(), geteuid(), getgid(), getegid());
-	if (!getrlimit(RLIMIT_NOFILE, &limit))
-		printf("nofile=%lu %lu\n", (unsigned long)limit.rlim_cur, (unsigned long)limit.rlim_max);
-	if (!getrlimit(RLIMIT_STACK, &limit))
-		printf("stack=%lu %lu\n", (unsigned long)limit.rlim_cur, (unsigned long)limit.rlim_max);
+	put_limits();
+	put_sched();
+	put_terminal();
+	if (!prctl(PR_GET_PDEATHSIG, &signal))
+		printf("pdeathsig=%d\n", signal);
 	printf("nice=%d\n", getpriority(PRIO_PROCESS, 0));
 	printf("end=\n");
 	return 0;

@@ -5,7 +5,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
 
-use crate::harness::{Checks, Outcome, in_worker, open_fds, refused};
+use crate::failing::{Failing, Failure};
+use crate::harness::{Checks, Outcome, in_worker, refused};
 use crate::os::{self, Status};
 use crate::template::{Act, Child, Folder, Open, Spawn, Template, child};
 use crate::{ensure, same, tests};
@@ -18,25 +19,17 @@ tests!("errors":
 
 /// A spawn with these actions, inheriting or not.
 fn with<'a>(template: &'a Template, inherit: bool, acts: &[Act]) -> Spawn<'a> {
-    let spawn = template.spawn().acts(acts.iter().cloned());
-    if inherit { spawn.inherit_fds() } else { spawn }
+    template.spawn().acts(acts.iter().cloned()).inherit(inherit)
 }
 
-/// Runs cases that end in an error, with and without INHERIT_FDS, and checks after each that nothing is left.
+/// Runs cases whose last action fails, with and without INHERIT_FDS.
 fn failing(cases: &[(&str, &[Act], i32)]) -> Outcome {
     let template = Template::child("nothing")?;
-    os::set_sigmask(os::sigbit(libc::SIGCHLD))?;
-    let before = open_fds()?;
-    let mut checks = Checks::default();
+    let mut failing = Failing::new()?;
     for (what, acts, error) in cases {
-        for inherit in [false, true] {
-            checks.refused(what, with(&template, inherit, acts).run(), &[*error]);
-            ensure!(!os::has_children()?, "{what}: a child is left");
-            same!(os::take_sigchld(0)?, None, "{what}: SIGCHLD");
-            same!(open_fds()?, before, "{what}: descriptors");
-        }
+        failing.both(what, &with(&template, false, acts), Failure::action(acts.len() as i32 - 1, *error));
     }
-    checks.finish()?;
+    failing.finish()?;
     same!(template.counts()?, (0, 2 * cases.len() as u64), "spawns and failures");
     Ok(())
 }

@@ -175,7 +175,7 @@ fn attributes_are_inherited() -> Outcome {
     os::set_rlimit(libc::RLIMIT_NOFILE, 543)?;
     let show = Template::child("show")?.spawn().show()?;
     same!(show.get("umask"), "0051", "umask");
-    same!(show.get("nofile").split(' ').next(), Some("543"), "RLIMIT_NOFILE");
+    same!(show.limit(libc::RLIMIT_NOFILE).first().copied(), Some(543), "RLIMIT_NOFILE");
     same!(show.get("status.Threads"), "1", "threads");
     same!(show.get("status.TracerPid"), "0", "tracer");
     Ok(())

@@ -5,21 +5,28 @@
 //! behind, or when the kernel logs a warning meanwhile.
 
 mod actions;
+mod attributes;
 mod create;
 mod credentials;
 mod elf;
 mod errors;
+mod failing;
 mod fdinfo;
 mod fds;
+mod fields;
 mod harness;
 mod identity;
+mod ids;
 mod image;
 mod leaks;
+mod limits;
 mod metadata;
 mod module;
 mod os;
 mod parallel;
 mod programs;
+mod result;
+mod session;
 mod show;
 mod signals;
 mod spawn;
@@ -38,11 +45,17 @@ const FILES: &[&[Test]] = &[
     spawn::TESTS,
     programs::TESTS,
     identity::TESTS,
+    fields::TESTS,
     actions::TESTS,
     fds::TESTS,
+    session::TESTS,
+    ids::TESTS,
+    limits::TESTS,
+    attributes::TESTS,
     signals::TESTS,
     wait::TESTS,
     errors::TESTS,
+    result::TESTS,
     elf::TESTS,
     metadata::TESTS,
     stale::TESTS,

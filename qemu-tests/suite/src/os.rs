@@ -361,6 +361,13 @@ pub fn setresuid(real: u32, effective: u32, saved: u32) -> io::Result<()> {
     prctl(libc::PR_SET_DUMPABLE, 1, 0)
 }
 
+/// `setresgid`; `u32::MAX` leaves an id alone.
+pub fn setresgid(real: u32, effective: u32, saved: u32) -> io::Result<()> {
+    // SAFETY: no memory is involved.
+    check(unsafe { libc::setresgid(real, effective, saved) })?;
+    prctl(libc::PR_SET_DUMPABLE, 1, 0)
+}
+
 /// `setgroups`.
 pub fn setgroups(groups: &[u32]) -> io::Result<()> {
     // SAFETY: pointer and length are one slice's.
@@ -393,6 +400,36 @@ pub fn set_rlimit(resource: libc::__rlimit_resource_t, soft: u64) -> io::Result<
 pub fn umask(mask: u32) -> u32 {
     // SAFETY: no memory is involved.
     unsafe { libc::umask(mask) }
+}
+
+/// `setsid`.
+pub fn setsid() -> io::Result<i32> {
+    // SAFETY: no memory is involved.
+    check(unsafe { libc::setsid() })
+}
+
+/// `getsid`; 0 is the calling process.
+pub fn getsid(pid: i32) -> io::Result<i32> {
+    // SAFETY: no memory is involved.
+    check(unsafe { libc::getsid(pid) })
+}
+
+/// `getpgid`; 0 is the calling process.
+pub fn getpgid(pid: i32) -> io::Result<i32> {
+    // SAFETY: no memory is involved.
+    check(unsafe { libc::getpgid(pid) })
+}
+
+/// `ioctl` with a number or nothing as its argument.
+pub fn ioctl(fd: RawFd, request: libc::Ioctl, arg: u64) -> io::Result<()> {
+    // SAFETY: the requests used here take no pointer.
+    check(unsafe { libc::ioctl(fd, request, arg) }).map(drop)
+}
+
+/// `ioctl` that reads or writes an int.
+pub fn ioctl_int(fd: RawFd, request: libc::Ioctl, value: &mut i32) -> io::Result<()> {
+    // SAFETY: the requests used here take a pointer to one int.
+    check(unsafe { libc::ioctl(fd, request, &raw mut *value) }).map(drop)
 }
 
 /// A signal set as the kernel has it: bit `n - 1` is signal `n`.

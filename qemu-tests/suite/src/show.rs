@@ -30,6 +30,18 @@ impl Show {
         u64::from_str_radix(self.get(key), 16).unwrap_or(u64::MAX)
     }
 
+    /// The numbers in a value, whatever separates them: `status.Uid`, `sched`, ...
+    pub fn numbers(&self, key: &str) -> Vec<i64> {
+        let value = self.get(key).replace("\\x09", " ");
+        value.split_whitespace().filter_map(|number| number.parse().ok()).collect()
+    }
+
+    /// The soft and the hard limit of a resource.
+    pub fn limit(&self, resource: libc::__rlimit_resource_t) -> Vec<u64> {
+        let value = self.get(&format!("limit.{resource}"));
+        value.split(' ').filter_map(|number| number.parse().ok()).collect()
+    }
+
     /// The open descriptors and what they are.
     pub fn fds(&self) -> BTreeMap<RawFd, String> {
         let split = |value: &str| {

@@ -10,7 +10,8 @@ use crate::{ensure, same, tests};
 
 tests!("signals":
     mask_is_inherited, mask_is_set, mask_drops_kill_and_stop, last_mask_wins, mask_does_not_change_caller,
-    ignored_stay_ignored, default_resets_ignored, default_of_all, caught_become_default, pending_are_not_inherited,
+    ignored_stay_ignored, default_resets_ignored, default_of_all, ignore_sets, ignore_of_all, ignore_and_default,
+    ignored_signal_is_dropped, caught_become_default, pending_are_not_inherited,
     as_after_exec, sigchld_on_exit, sigchld_ignored, no_sigchld_on_failure, interrupted_by_handlers [120],
     pidfd_delivers, alternate_stack_is_gone,
 );
@@ -105,6 +106,45 @@ fn default_of_all() -> Outcome {
     }
     let show = Template::child("show")?.spawn().act(Act::Sigdefault(u64::MAX)).show()?;
     same!(masks(&show), [0, 0, 0], "masks");
+    Ok(())
+}
+
+fn ignore_sets() -> Outcome {
+    ignore_nothing()?;
+    os::set_signal(libc::SIGINT, libc::SIG_IGN, 0)?;
+    os::set_signal(libc::SIGUSR1, counter(), 0)?;
+    let template = Template::child("show")?;
+    let spawn = template.spawn().act(Act::Sigignore(USR1)).act(Act::Sigignore(USR2 | sigbit(64)));
+    let wanted = USR1 | USR2 | sigbit(64) | sigbit(libc::SIGINT);
+    same!(masks(&spawn.show()?), [0, wanted, 0], "masks");
+    same!(masks(&spawn.inherit_fds().show()?), [0, wanted, 0], "masks, inheriting");
+    Ok(())
+}
+
+/// But for the two that cannot be ignored.
+fn ignore_of_all() -> Outcome {
+    let wanted = !(sigbit(libc::SIGKILL) | sigbit(libc::SIGSTOP));
+    let show = Template::child("show")?.spawn().act(Act::Sigignore(u64::MAX)).show()?;
+    same!(masks(&show), [0, wanted, 0], "masks");
+    Ok(())
+}
+
+/// The last word on a signal counts.
+fn ignore_and_default() -> Outcome {
+    ignore_nothing()?;
+    let template = Template::child("show")?;
+    let show = template.spawn().act(Act::Sigignore(USR1 | USR2)).act(Act::Sigdefault(USR1)).show()?;
+    same!(masks(&show), [0, USR2, 0], "masks after SIGIGNORE and SIGDEFAULT");
+    let show = template.spawn().act(Act::Sigdefault(u64::MAX)).act(Act::Sigignore(USR1)).show()?;
+    same!(masks(&show), [0, USR1, 0], "masks after SIGDEFAULT and SIGIGNORE");
+    Ok(())
+}
+
+fn ignored_signal_is_dropped() -> Outcome {
+    let child = Template::child("sleep")?.spawn().act(Act::Sigignore(USR1)).run()?;
+    os::kill(child.pid, libc::SIGUSR1)?;
+    os::kill(child.pid, libc::SIGTERM)?;
+    same!(child.wait()?, Status::Signaled(libc::SIGTERM), "status");
     Ok(())
 }
 

@@ -9,7 +9,8 @@ use std::path::Path;
 
 use spawn_template::uapi;
 pub use spawn_template::uapi::{
-    spawn_template_action as RawAction, spawn_template_create_args as CreateArgs, spawn_template_open as RawOpen,
+    spawn_template_action as RawAction, spawn_template_create_args as CreateArgs, spawn_template_groups as RawGroups,
+    spawn_template_open as RawOpen, spawn_template_result as RawResult, spawn_template_rlimit as RawRlimit,
     spawn_template_sigset as RawSigset, spawn_template_spawn_args as SpawnArgs,
 };
 
@@ -138,8 +139,71 @@ pub enum Act {
     Sigmask(u64),
     /// SIGDEFAULT.
     Sigdefault(u64),
+    /// CHDIR.
+    Chdir(CString),
+    /// SETSID.
+    Setsid,
+    /// SETPGID.
+    Setpgid(u64),
+    /// TCSETPGRP.
+    Tcsetpgrp(RawFd),
+    /// SETCTTY.
+    Setctty(RawFd),
+    /// UMASK.
+    Umask(u64),
+    /// RLIMIT: resource, soft and hard limit.
+    Rlimit(libc::__rlimit_resource_t, u64, u64),
+    /// SCHED.
+    Sched(Sched),
+    /// RESETIDS.
+    Resetids,
+    /// SETUID.
+    Setuid(u64),
+    /// SETGID.
+    Setgid(u64),
+    /// SETGROUPS.
+    Setgroups(Vec<u32>),
+    /// NO_NEW_PRIVS.
+    NoNewPrivs,
+    /// PDEATHSIG.
+    Pdeathsig(u64),
+    /// SIGIGNORE.
+    Sigignore(u64),
+    /// CGROUP.
+    Cgroup(RawFd),
     /// Anything.
     Raw(RawAction),
+}
+
+impl Act {
+    /// CHDIR to this path.
+    pub fn chdir(path: impl AsRef<Path>) -> Act {
+        Act::Chdir(os::c_path(path))
+    }
+}
+
+/// The fields of `struct sched_attr`, in its first published size.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sched {
+    /// SCHED_*.
+    pub policy: u32,
+    /// SCHED_FLAG_*.
+    pub flags: u64,
+    /// Nice value, of SCHED_OTHER and SCHED_BATCH.
+    pub nice: i32,
+    /// Priority, of SCHED_FIFO and SCHED_RR.
+    pub priority: u32,
+    /// Nanoseconds, of SCHED_DEADLINE: runtime, deadline and period.
+    pub times: [u64; 3],
+}
+
+impl Sched {
+    /// The structure's memory, with this value in its size field.
+    pub fn words(&self, size: u32) -> [u64; 6] {
+        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        let [runtime, deadline, period] = self.times;
+        [pair(size, self.policy), self.flags, pair(self.nice as u32, self.priority), runtime, deadline, period]
+    }
 }
 
 /// The fields of an OPEN.
@@ -186,48 +250,81 @@ pub fn raw(kind: u32, flags: u32, fd: i32, newfd: i32, arg: u64) -> RawAction {
     RawAction { type_: kind, flags, fd, newfd, arg }
 }
 
-/// The structures that actions point to; kept alive over the call.
+/// Actions for the kernel, and the memory they point to apart from what their [`Act`]s own.
 struct Encoded {
     actions: Vec<RawAction>,
-    _opens: Vec<RawOpen>,
-    _sigsets: Vec<(u64, RawSigset)>,
+    payloads: Vec<Box<[u64]>>,
 }
 
-/// Encodes actions for the kernel.
-fn encode(acts: &[Act]) -> Encoded {
-    // Full-size from the start: what actions point to must not move.
-    let (mut opens, mut sigsets) = (Vec::with_capacity(acts.len()), Vec::with_capacity(acts.len()));
-    let mut actions = Vec::new();
-    for act in acts {
-        actions.push(match *act {
-            Act::Close(fd) => raw(uapi::SPAWN_TEMPLATE_ACTION_CLOSE, 0, fd, 0, 0),
+impl Encoded {
+    /// Encodes actions; `acts` must outlive the call, because strings and lists stay where they are.
+    fn new(acts: &[Act]) -> Encoded {
+        let mut encoded = Encoded { actions: Vec::new(), payloads: Vec::new() };
+        for act in acts {
+            let action = encoded.encode(act);
+            encoded.actions.push(action);
+        }
+        encoded
+    }
+
+    /// Keeps a payload and returns its address, which stays the same.
+    fn keep(&mut self, words: &[u64]) -> u64 {
+        let words: Box<[u64]> = words.into();
+        let address = words.as_ptr() as u64;
+        self.payloads.push(words);
+        address
+    }
+
+    /// Keeps a signal set and what describes it.
+    fn sigset(&mut self, set: u64) -> u64 {
+        let set = self.keep(&[set]);
+        self.keep(&[set, 8])
+    }
+
+    fn encode(&mut self, act: &Act) -> RawAction {
+        let with_fd = |kind, fd| raw(kind, 0, fd, 0, 0);
+        let with_arg = |kind, arg| raw(kind, 0, 0, 0, arg);
+        match *act {
+            Act::Close(fd) => with_fd(uapi::SPAWN_TEMPLATE_ACTION_CLOSE, fd),
             Act::Dup2(fd, newfd) => raw(uapi::SPAWN_TEMPLATE_ACTION_DUP2, 0, fd, newfd, 0),
             Act::Dup2Cloexec(fd, newfd) => raw(uapi::SPAWN_TEMPLATE_ACTION_DUP2, libc::O_CLOEXEC as u32, fd, newfd, 0),
-            Act::Fchdir(fd) => raw(uapi::SPAWN_TEMPLATE_ACTION_FCHDIR, 0, fd, 0, 0),
+            Act::Fchdir(fd) => with_fd(uapi::SPAWN_TEMPLATE_ACTION_FCHDIR, fd),
             Act::CloseRange(first, last, flags) => raw(uapi::SPAWN_TEMPLATE_ACTION_CLOSE_RANGE, flags, first, last, 0),
             Act::Open(ref open) => {
-                let mut payload = RawOpen { path: open.path.as_ptr() as u64, ..Default::default() };
-                payload.how.flags = open.flags as u64;
-                payload.how.mode = open.mode;
-                payload.how.resolve = open.resolve;
-                opens.push(payload);
-                let address = opens.last().map_or(0, |payload| &raw const *payload as u64);
-                raw(uapi::SPAWN_TEMPLATE_ACTION_OPEN, 0, open.dir, open.newfd, address)
+                let path = open.path.as_ptr() as u64;
+                let payload = self.keep(&[path, open.flags as u64, open.mode, open.resolve]);
+                raw(uapi::SPAWN_TEMPLATE_ACTION_OPEN, 0, open.dir, open.newfd, payload)
             }
-            Act::Sigmask(set) | Act::Sigdefault(set) => {
-                sigsets.push((set, RawSigset { sigset: 0, sigsetsize: 8 }));
-                let address = sigsets.last_mut().map_or(0, |(set, payload)| {
-                    payload.sigset = &raw const *set as u64;
-                    &raw const *payload as u64
-                });
-                let mask = matches!(act, Act::Sigmask(_));
-                let kinds = (uapi::SPAWN_TEMPLATE_ACTION_SIGMASK, uapi::SPAWN_TEMPLATE_ACTION_SIGDEFAULT);
-                raw(if mask { kinds.0 } else { kinds.1 }, 0, 0, 0, address)
+            Act::Sigmask(set) => with_arg(uapi::SPAWN_TEMPLATE_ACTION_SIGMASK, self.sigset(set)),
+            Act::Sigdefault(set) => with_arg(uapi::SPAWN_TEMPLATE_ACTION_SIGDEFAULT, self.sigset(set)),
+            Act::Chdir(ref path) => with_arg(uapi::SPAWN_TEMPLATE_ACTION_CHDIR, path.as_ptr() as u64),
+            Act::Setsid => with_arg(uapi::SPAWN_TEMPLATE_ACTION_SETSID, 0),
+            Act::Setpgid(group) => with_arg(uapi::SPAWN_TEMPLATE_ACTION_SETPGID, group),
+            Act::Tcsetpgrp(fd) => with_fd(uapi::SPAWN_TEMPLATE_ACTION_TCSETPGRP, fd),
+            Act::Setctty(fd) => with_fd(uapi::SPAWN_TEMPLATE_ACTION_SETCTTY, fd),
+            Act::Umask(mask) => with_arg(uapi::SPAWN_TEMPLATE_ACTION_UMASK, mask),
+            Act::Rlimit(resource, soft, hard) => {
+                let payload = self.keep(&[resource.into(), soft, hard]);
+                with_arg(uapi::SPAWN_TEMPLATE_ACTION_RLIMIT, payload)
             }
+            Act::Sched(ref sched) => {
+                let payload = self.keep(&sched.words(48));
+                with_arg(uapi::SPAWN_TEMPLATE_ACTION_SCHED, payload)
+            }
+            Act::Resetids => with_arg(uapi::SPAWN_TEMPLATE_ACTION_RESETIDS, 0),
+            Act::Setuid(id) => with_arg(uapi::SPAWN_TEMPLATE_ACTION_SETUID, id),
+            Act::Setgid(id) => with_arg(uapi::SPAWN_TEMPLATE_ACTION_SETGID, id),
+            Act::Setgroups(ref groups) => {
+                let payload = self.keep(&[groups.as_ptr() as u64, groups.len() as u64]);
+                with_arg(uapi::SPAWN_TEMPLATE_ACTION_SETGROUPS, payload)
+            }
+            Act::NoNewPrivs => with_arg(uapi::SPAWN_TEMPLATE_ACTION_NO_NEW_PRIVS, 0),
+            Act::Pdeathsig(signal) => with_arg(uapi::SPAWN_TEMPLATE_ACTION_PDEATHSIG, signal),
+            Act::Sigignore(set) => with_arg(uapi::SPAWN_TEMPLATE_ACTION_SIGIGNORE, self.sigset(set)),
+            Act::Cgroup(fd) => with_fd(uapi::SPAWN_TEMPLATE_ACTION_CGROUP, fd),
             Act::Raw(action) => action,
-        });
+        }
     }
-    Encoded { actions, _opens: opens, _sigsets: sigsets }
 }
 
 /// A process to start.
@@ -282,11 +379,22 @@ impl<'a> Spawn<'a> {
         self
     }
 
+    /// Inherits or not.
+    pub fn inherit(self, inherit: bool) -> Spawn<'a> {
+        if inherit { self.inherit_fds() } else { self }
+    }
+
+    /// Sets NOWAIT.
+    pub fn nowait(mut self) -> Spawn<'a> {
+        self.flags |= u64::from(uapi::SPAWN_TEMPLATE_SPAWN_NOWAIT);
+        self
+    }
+
     /// Calls the kernel, after `change` has had its way with the arguments.
     pub fn run_changed(&self, change: impl FnOnce(&mut SpawnArgs)) -> io::Result<Child> {
         let mut pidfd: RawFd = -1;
         let (argv, envp) = (os::pointers(&self.argv), os::pointers(&self.envp));
-        let encoded = encode(&self.actions);
+        let encoded = Encoded::new(&self.actions);
         let mut args = SpawnArgs {
             flags: self.flags,
             pidfd: &raw mut pidfd as u64,
@@ -309,6 +417,25 @@ impl<'a> Spawn<'a> {
     /// Starts the process.
     pub fn run(&self) -> io::Result<Child> {
         self.run_changed(|_| {})
+    }
+
+    /// Starts the process, after `change` has had its way with the arguments, and returns what the kernel reports too.
+    pub fn report_changed(&self, change: impl FnOnce(&mut SpawnArgs)) -> (io::Result<Child>, RawResult) {
+        let mut result = UNREPORTED;
+        let address = &raw mut result as u64;
+        let child = self.run_changed(|args| {
+            (args.result, args.result_size) = (address, size_of::<RawResult>() as u64);
+            change(args);
+        });
+        // The kernel wrote behind the compiler's back.
+        // SAFETY: the pointer is to a live local.
+        let result = unsafe { (&raw const result).read_volatile() };
+        (child, result)
+    }
+
+    /// Starts the process and returns what the kernel reports too.
+    pub fn report(&self) -> (io::Result<Child>, RawResult) {
+        self.report_changed(|_| {})
     }
 
     /// Starts the process and waits for its end.
@@ -339,6 +466,9 @@ impl<'a> Spawn<'a> {
         Ok(Show::parse(&output))
     }
 }
+
+/// What a [`RawResult`] holds before the call; no value of the kernel's is like it.
+pub const UNREPORTED: RawResult = RawResult { stage: u32::MAX, action: i32::MIN, error: i32::MIN, reserved: u32::MAX };
 
 /// A started process. Killed and reaped when dropped before it was waited for, so that a failing test leaves none.
 #[derive(Debug)]
