@@ -2,7 +2,7 @@
 //!
 //! One file per idea. `context` is what every step shares; `cmd`, `interrupt`, `cache` and `ui` are how steps run
 //! commands, stop, remember results and report; `prereq`, `toolchain`, `source`, `kernel`, `module`, `patches` are the
-//! build side; `image`, `programs`, `qemu`, `run`, `shell`, `test`, `bench` are the guest side.
+//! build side; `image`, `programs`, `manpage`, `qemu`, `run`, `shell`, `test`, `bench` are the guest side.
 
 mod bench;
 mod cache;
@@ -11,6 +11,7 @@ mod context;
 mod image;
 mod interrupt;
 mod kernel;
+mod manpage;
 mod module;
 mod patches;
 mod prereq;

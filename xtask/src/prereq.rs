@@ -56,6 +56,7 @@ const NEEDS: &[Need] = &[
     Need { name: "bison", why: "the kernel's configuration", found: || program("bison"), from: From::Apt(&["bison"]) },
     Need { name: "bc", why: "the kernel's time constants", found: || program("bc"), from: From::Apt(&["bc"]) },
     Need { name: "perl", why: "checkpatch.pl", found: || program("perl"), from: From::Apt(&["perl"]) },
+    Need { name: "mandoc", why: "checks the man pages", found: || program("mandoc"), from: From::Apt(&["mandoc"]) },
     Need {
         name: "libelf",
         why: "the kernel's objtool",

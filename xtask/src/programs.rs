@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 use crate::cache::Key;
-use crate::cmd::{Cmd, create_dir, read_file};
+use crate::cmd::{Cmd, create_dir, read_file, write_file};
 use crate::context::Context;
+use crate::manpage;
 use crate::qemu::{FOLDER, Payload};
 
 /// Static programs do not depend on the guest's C library, and run as PID 1 before there is one.
@@ -70,11 +71,21 @@ fn program(ctx: &Context, package: &str, sources: &[&str]) -> Result<PathBuf> {
 fn children(ctx: &Context) -> Result<PathBuf> {
     let sources = ctx.root.join("qemu-tests/children");
     let version = Cmd::new("cc").arg("--version").read()?;
-    let key = Key::new("children 1").text("cc", version).tree("sources", &sources)?.finish();
+    let key = Key::new("children 2")
+        .text("cc", version)
+        .tree("sources", &sources)?
+        .tree("headers", &ctx.root.join("uapi-headers"))?
+        .finish();
     ctx.cache.entry(&ctx.ui, "children", &key, |folder| {
         let step = ctx.ui.step("build the child programs");
         for Child { name, source, flags } in parse(&read_file(&sources.join("children.txt"))?)? {
             step.progress(&name);
+            let mut source = sources.join(source);
+            if source.extension().is_some_and(|extension| extension == "2") {
+                let page = read_file(&source)?;
+                source = folder.join(format!("{name}.c"));
+                write_file(&source, manpage::program(&page)?)?;
+            }
             Cmd::new("cc")
                 .arg("-o")
                 .arg(folder.join(&name))
