@@ -20,6 +20,7 @@ mod ids;
 mod image;
 mod leaks;
 mod limits;
+mod manual;
 mod metadata;
 mod module;
 mod os;
@@ -44,6 +45,7 @@ const FILES: &[&[Test]] = &[
     create::TESTS,
     spawn::TESTS,
     programs::TESTS,
+    manual::TESTS,
     identity::TESTS,
     fields::TESTS,
     actions::TESTS,
