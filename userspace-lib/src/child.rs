@@ -1,30 +1,54 @@
 //! Started processes.
 
-use std::io;
+use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
+use std::process::{ChildStderr, ChildStdin, ChildStdout, ExitStatus, Output};
 
 use libc::{c_int, pid_t, siginfo_t};
 
-use crate::{Call, Error};
+use crate::plan::Pipes;
+use crate::raw::Started;
+use crate::{Call, Error, Via};
 
-/// A process that was started from a template, with its pidfd.
+/// A started process, with its pidfd.
 ///
-/// As with [`std::process::Child`], dropping it neither ends the process nor waits for it: the process runs on, and
-/// when it ends it stays a zombie until this process ends or waits for it by other means.
+/// As with [`std::process::Child`], dropping it neither ends the process nor waits for it, unless that was asked for
+/// with [`Command::kill_on_drop`](crate::Command::kill_on_drop): the process runs on, and when it ends it stays a zombie
+/// until this process ends or waits for it by other means.
 #[derive(Debug)]
 pub struct Child {
+    /// The other end of the standard input, if that is a pipe.
+    pub stdin: Option<ChildStdin>,
+    /// The other end of the standard output, if that is a pipe.
+    pub stdout: Option<ChildStdout>,
+    /// The other end of the standard error, if that is a pipe.
+    pub stderr: Option<ChildStderr>,
+    process: Process,
+    via: Via,
+}
+
+/// A process of which this one is the parent.
+#[derive(Debug)]
+struct Process {
     pid: pid_t,
     pidfd: OwnedFd,
     /// Set once the process has been waited for.
     status: Option<ExitStatus>,
+    kill_on_drop: bool,
 }
 
 impl Child {
-    pub(crate) fn new(pid: pid_t, pidfd: OwnedFd) -> Self {
-        Child { pid, pidfd, status: None }
+    pub(crate) fn new(started: Started, via: Via, pipes: Pipes, kill_on_drop: bool) -> Self {
+        let Started { pid, pidfd } = started;
+        let Pipes { stdin, stdout, stderr, .. } = pipes;
+        Child { stdin, stdout, stderr, process: Process { pid, pidfd, status: None, kill_on_drop }, via }
+    }
+
+    /// Whether the process was started from a template by the kernel, or why not.
+    pub fn via(&self) -> Via {
+        self.via
     }
 
     /// The process id.
@@ -32,12 +56,13 @@ impl Child {
     /// Once the process has been waited for, the number may belong to another one.
     pub fn id(&self) -> u32 {
         // A process id is never negative.
-        self.pid as u32
+        self.process.pid as u32
     }
 
     /// *waitid* - waits until the process has ended and returns how.
     ///
-    /// Waiting again gives the same answer. A signal handler that runs meanwhile does not interrupt the wait.
+    /// The pipe to its standard input is closed first, so that it does not wait for more. Waiting again gives the same
+    /// answer. A signal handler that runs meanwhile does not interrupt the wait.
     ///
     /// # Errors
     ///
@@ -48,11 +73,8 @@ impl Child {
     ///
     /// `waitid(2)`, `P_PIDFD`
     pub fn wait(&mut self) -> Result<ExitStatus, Error> {
-        loop {
-            if let Some(status) = self.poll(0)? {
-                return Ok(status);
-            }
-        }
+        drop(self.stdin.take());
+        self.process.wait()
     }
 
     /// *waitid* - returns how the process ended, or `None` while it still runs.
@@ -61,7 +83,27 @@ impl Child {
     ///
     /// As [`wait`](Self::wait).
     pub fn try_wait(&mut self) -> Result<Option<ExitStatus>, Error> {
-        self.poll(libc::WNOHANG)
+        self.process.poll(libc::WNOHANG)
+    }
+
+    /// Reads what the process writes to the pipes of its standard output and standard error, until it closes them, and
+    /// waits until it has ended. The pipe to its standard input is closed first.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Self::wait), and [`Error::Os`] with [`Call::Streams`] when a pipe cannot be read.
+    pub fn wait_with_output(mut self) -> Result<Output, Error> {
+        drop(self.stdin.take());
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        match (self.stdout.take(), self.stderr.take()) {
+            (Some(out), Some(err)) => read_both(out, &mut stdout, err, &mut stderr),
+            (Some(mut out), None) => out.read_to_end(&mut stdout).map(drop),
+            (None, Some(mut err)) => err.read_to_end(&mut stderr).map(drop),
+            (None, None) => Ok(()),
+        }
+        .map_err(|error| Error::os(Call::Streams, error))?;
+        let status = self.wait()?;
+        Ok(Output { status, stdout, stderr })
     }
 
     /// Kills the process with `SIGKILL`. Does nothing if it has already ended.
@@ -89,6 +131,12 @@ impl Child {
     ///
     /// `pidfd_send_signal(2)`
     pub fn send_signal(&self, signal: c_int) -> Result<(), Error> {
+        self.process.send_signal(signal)
+    }
+}
+
+impl Process {
+    fn send_signal(&self, signal: c_int) -> Result<(), Error> {
         if self.status.is_some() {
             return Ok(());
         }
@@ -105,6 +153,14 @@ impl Child {
         }
     }
 
+    fn wait(&mut self) -> Result<ExitStatus, Error> {
+        loop {
+            if let Some(status) = self.poll(0)? {
+                return Ok(status);
+            }
+        }
+    }
+
     /// Asks for the status once, with `WNOHANG` or 0; `None` when the process still runs.
     fn poll(&mut self, options: c_int) -> Result<Option<ExitStatus>, Error> {
         if self.status.is_none() {
@@ -114,17 +170,63 @@ impl Child {
     }
 }
 
-/// The pidfd: readable for `poll(2)` when the process has ended.
-impl AsFd for Child {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Nobody could be told of an error: that it has been waited for by other means is fine, and one that may not be
+        // killed runs on.
+        if self.kill_on_drop && self.status.is_none() && self.send_signal(libc::SIGKILL).is_ok() {
+            let _ = self.wait();
+        }
     }
 }
 
-/// Keeps the pidfd only.
-impl From<Child> for OwnedFd {
-    fn from(child: Child) -> Self {
-        child.pidfd
+/// The pidfd: readable for `poll(2)` when the process has ended.
+impl AsFd for Child {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.process.pidfd.as_fd()
+    }
+}
+
+/// Reads two pipes until both are closed, whichever has something.
+fn read_both(
+    mut first: ChildStdout,
+    first_bytes: &mut Vec<u8>,
+    mut second: ChildStderr,
+    second_bytes: &mut Vec<u8>,
+) -> io::Result<()> {
+    let entry = |fd: c_int| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    let mut entries = [entry(first.as_raw_fd()), entry(second.as_raw_fd())];
+    loop {
+        // SAFETY: there are two entries.
+        if unsafe { libc::poll(entries.as_mut_ptr(), 2, -1) } < 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() == io::ErrorKind::Interrupted {
+                continue;
+            }
+            return Err(error);
+        }
+        // Once one is closed, waiting for the other is all that is left to do.
+        if entries[0].revents != 0 && read_some(&mut first, first_bytes)? == 0 {
+            return second.read_to_end(second_bytes).map(drop);
+        }
+        if entries[1].revents != 0 && read_some(&mut second, second_bytes)? == 0 {
+            return first.read_to_end(first_bytes).map(drop);
+        }
+    }
+}
+
+/// Reads what is there.
+fn read_some(stream: &mut impl Read, bytes: &mut Vec<u8>) -> io::Result<usize> {
+    let mut buffer = [0; 16 << 10];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(length) => {
+                bytes.extend_from_slice(buffer.get(..length).unwrap_or_default());
+                return Ok(length);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -134,7 +236,8 @@ fn wait_status(pidfd: BorrowedFd<'_>, options: c_int) -> io::Result<Option<ExitS
         // A descriptor is not negative, so it keeps its value as an id_t.
         let id = pidfd.as_raw_fd() as libc::id_t;
         // SAFETY: `info` may be written to.
-        let result = unsafe { libc::waitid(libc::P_PIDFD, id, info.as_mut_ptr(), libc::WEXITED | options) };
+        let result =
+            unsafe { libc::waitid(libc::P_PIDFD, id, info.as_mut_ptr(), libc::WEXITED | libc::__WALL | options) };
         if result == 0 {
             break;
         }
@@ -183,7 +286,12 @@ mod tests {
     #[expect(clippy::zombie_processes, reason = "the Child is waited for")]
     fn child(script: &str) -> Child {
         let process = Command::new("/bin/sh").args(["-c", script]).spawn().unwrap();
-        Child::new(process.id() as pid_t, pidfd_open(process.id()))
+        handle(process.id())
+    }
+
+    fn handle(pid: u32) -> Child {
+        let started = Started { pid: pid as pid_t, pidfd: pidfd_open(pid) };
+        Child::new(started, Via::Template, Pipes::default(), false)
     }
 
     #[test]
@@ -231,7 +339,7 @@ mod tests {
     #[test]
     fn a_child_that_somebody_else_waited_for() {
         let mut process = Command::new("/bin/true").spawn().unwrap();
-        let mut child = Child::new(process.id() as pid_t, pidfd_open(process.id()));
+        let mut child = handle(process.id());
         process.wait().unwrap();
         assert_eq!(child.wait().unwrap_err().raw_os_error(), Some(libc::ECHILD));
         child.kill().unwrap();

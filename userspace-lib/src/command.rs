@@ -1,31 +1,36 @@
-//! One way to start a template.
+//! What to start, and how.
 
 use std::collections::BTreeMap;
-use std::env;
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
-use std::marker::PhantomData;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::process::ExitStatus;
+use std::io;
+use std::os::fd::RawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::{ExitStatus, Output};
+use std::sync::Arc;
 
 use libc::c_int;
 
-use crate::action::Placed;
-use crate::uapi::{
-    SPAWN_TEMPLATE_ACTION_CLOSE, SPAWN_TEMPLATE_ACTION_CLOSE_RANGE, SPAWN_TEMPLATE_ACTION_DUP2,
-    SPAWN_TEMPLATE_ACTION_FCHDIR, SPAWN_TEMPLATE_ACTION_OPEN, SPAWN_TEMPLATE_ACTION_SIGDEFAULT,
-    SPAWN_TEMPLATE_ACTION_SIGMASK, SPAWN_TEMPLATE_MAX_ACTIONS, SPAWN_TEMPLATE_SPAWN_INHERIT_FDS, open_how,
-    spawn_template_action, spawn_template_open, spawn_template_sigset, spawn_template_spawn_args,
-};
-use crate::{Action, Call, Child, Error, Fd, InvalidInput, Open, SignalSet, Template, sys};
+use crate::environment::Changes;
+use crate::fork_exec::Hook;
+use crate::plan::{Defaults, Plan};
+use crate::program::Program;
+use crate::stdio::Kind;
+use crate::{Action, Child, Error, Fd, InvalidInput, Mode, Open, Resource, Scheduler, SignalSet, Stdio, Step};
 
-/// How to start a [`Template`]: arguments, environment and actions.
+/// A process to start: program, arguments, environment, and what the child does before it runs the program. Like
+/// [`std::process::Command`], with more to say.
 ///
-/// It can be used any number of times, also from several threads. `'a` is how long the template and the caller's
-/// descriptors that actions name are borrowed.
+/// The program is a [`Template`](crate::Template), or a name or path as for `std::process::Command`; then the template
+/// comes from the process-wide [`cache`](crate::cache).
 ///
-/// A mistake, such as an argument with a NUL byte, is reported by [`spawn`](Self::spawn); the first one counts.
+/// It can be used any number of times, also from several threads. `'a` is how long descriptors of the caller are
+/// borrowed; a command that borrows none lives as long as it likes.
+///
+/// A mistake, such as an argument with a NUL byte, is reported by [`spawn`](Self::spawn).
+///
+/// The child takes the steps in the order of [`Step`], not in that of the calls here.
 ///
 /// ```no_run
 /// use std::fs::File;
@@ -35,57 +40,81 @@ use crate::{Action, Call, Child, Error, Fd, InvalidInput, Open, SignalSet, Templ
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let sort = Template::open("/usr/bin/sort")?;
 /// let input = File::open("/etc/passwd")?;
-/// let output = File::create("/tmp/sorted")?;
-/// let mut child = Command::new(&sort).arg("-r").env("LC_ALL", "C").dup2(&input, 0).dup2(&output, 1).spawn()?;
-/// assert!(child.wait()?.success());
+/// let output = Command::new(&sort).arg("-r").env("LC_ALL", "C").stdin(&input).output()?;
+/// assert!(output.status.success());
+///
+/// let status = Command::new("gzip").arg("big file").current_dir("/tmp").nice(10).status()?;
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone)]
 pub struct Command<'a> {
-    template: BorrowedFd<'a>,
+    program: Program,
     /// With argument 0.
-    args: Vec<CString>,
-    /// Whether the child gets nothing of the caller's environment.
-    env_clear: bool,
-    /// By name: the whole `NAME=value`, or `None` for a variable that the child does not get.
-    env: BTreeMap<OsString, Option<CString>>,
-    steps: Vec<Step>,
-    placed: Placed,
-    inherit_fds: bool,
-    mistake: Option<InvalidInput>,
+    pub(crate) args: Vec<CString>,
+    pub(crate) environment: Changes,
+    /// What the child does, in order.
+    pub(crate) steps: BTreeMap<Step, Task<'a>>,
+    /// How many actions there are among them.
+    actions: usize,
+    /// Where [`fd`](Self::fd) has placed something.
+    placed: Vec<RawFd>,
+    scheduler: Option<Scheduler>,
+    nice: Option<i32>,
+    hooks: Vec<Hook>,
+    pub(crate) inherit_fds: bool,
+    pub(crate) nowait: bool,
+    kill_on_drop: bool,
+    pub(crate) mode: Mode,
+    pub(crate) mistake: Option<InvalidInput>,
 }
 
-/// An action in the kernel's form, `arg` aside, which points to the payload.
+/// What a [`Step`] does.
 #[derive(Debug, Clone)]
-struct Step {
-    action: spawn_template_action,
-    payload: Payload,
+pub(crate) enum Task<'a> {
+    Action(Action<'a>),
+    /// A standard stream, or another descriptor.
+    Stream(Kind<'a>),
+    /// Policy and nice value, at least one of them.
+    Scheduler(Option<Scheduler>, Option<i32>),
 }
 
-#[derive(Debug, Clone)]
-enum Payload {
-    None,
-    Open { path: CString, how: open_how },
-    Signals(u64),
-}
+const INHERIT: Defaults = [Kind::Inherit, Kind::Inherit, Kind::Inherit];
+const CAPTURE: Defaults = [Kind::Null, Kind::Piped, Kind::Piped];
 
 impl<'a> Command<'a> {
-    /// Starts `template` with its path as the only argument, with the caller's environment and without actions.
-    pub fn new(template: &'a Template) -> Self {
-        Command {
-            template: template.as_fd(),
-            args: vec![template.arg0().to_owned()],
-            env_clear: false,
-            env: BTreeMap::new(),
-            steps: Vec::new(),
-            placed: Placed::default(),
+    /// Starts `program` without arguments, with the caller's environment and standard streams.
+    ///
+    /// A name without a slash is looked for in the folders of `PATH`: that of the child if the command changes it, else
+    /// the caller's.
+    pub fn new(program: impl Into<Program>) -> Self {
+        let program = program.into();
+        let (arg0, mistake) = match program.arg0() {
+            Ok(arg0) => (arg0, None),
+            Err(mistake) => (CString::default(), Some(mistake)),
+        };
+        let mut command = Command {
+            program,
+            args: vec![arg0],
+            environment: Changes::default(),
+            steps: BTreeMap::new(),
+            actions: 0,
+            placed: Vec::new(),
+            scheduler: None,
+            nice: None,
+            hooks: Vec::new(),
             inherit_fds: false,
-            mistake: None,
-        }
+            nowait: false,
+            kill_on_drop: false,
+            mode: Mode::Auto,
+            mistake,
+        };
+        // The Rust runtime ignores it in this process.
+        command.sigdefault(SignalSet::from_bits(1 << (libc::SIGPIPE - 1)));
+        command
     }
 
-    /// Sets argument 0, which is the path of the template otherwise.
+    /// Sets argument 0, which is the program as it was given otherwise; with a template, its path.
     pub fn arg0(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
         if let Some(arg) = self.argument(0, arg.as_ref()) {
             // There is always an argument 0.
@@ -112,12 +141,8 @@ impl<'a> Command<'a> {
 
     /// Sets an environment variable of the child.
     pub fn env(&mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> &mut Self {
-        let name = name.as_ref();
-        match variable(name, value.as_ref()) {
-            Ok(variable) => {
-                self.env.insert(name.to_owned(), Some(variable));
-            }
-            Err(mistake) => self.mistaken(mistake),
+        if let Err(mistake) = self.environment.set(name.as_ref(), value.as_ref()) {
+            self.mistaken(mistake);
         }
         self
     }
@@ -132,14 +157,68 @@ impl<'a> Command<'a> {
 
     /// Takes a variable out of the child's environment.
     pub fn env_remove(&mut self, name: impl AsRef<OsStr>) -> &mut Self {
-        self.env.insert(name.as_ref().to_owned(), None);
+        self.environment.remove(name.as_ref());
         self
     }
 
     /// Empties the child's environment: neither the caller's variables nor those set before.
     pub fn env_clear(&mut self) -> &mut Self {
-        self.env_clear = true;
-        self.env.clear();
+        self.environment.clear();
+        self
+    }
+
+    /// Sets the working directory. It is changed to with the child's ids, and a relative program is relative to it, as
+    /// for [`std::process::Command`].
+    pub fn current_dir(&mut self, directory: impl AsRef<Path>) -> &mut Self {
+        self.set(Step::CurrentDir, Action::chdir(directory))
+    }
+
+    /// Sets the working directory to an open one.
+    pub fn current_dir_fd(&mut self, directory: impl Into<Fd<'a>>) -> &mut Self {
+        self.set(Step::CurrentDir, Action::Fchdir(directory.into()))
+    }
+
+    /// Sets the standard input. By default it is inherited, and for [`output`](Self::output) empty.
+    pub fn stdin(&mut self, stdio: impl Into<Stdio<'a>>) -> &mut Self {
+        self.stream(libc::STDIN_FILENO, stdio.into())
+    }
+
+    /// Sets the standard output. By default it is inherited, and for [`output`](Self::output) a pipe.
+    pub fn stdout(&mut self, stdio: impl Into<Stdio<'a>>) -> &mut Self {
+        self.stream(libc::STDOUT_FILENO, stdio.into())
+    }
+
+    /// Sets the standard error. By default it is inherited, and for [`output`](Self::output) a pipe.
+    pub fn stderr(&mut self, stdio: impl Into<Stdio<'a>>) -> &mut Self {
+        self.stream(libc::STDERR_FILENO, stdio.into())
+    }
+
+    /// Gives the child a descriptor at the number `target`.
+    ///
+    /// All placements happen at once, so to speak: any may take a descriptor of the caller whose number is the target of
+    /// another. Two with the same target, or one with that of a standard stream that is set, are a mistake:
+    /// [`InvalidInput::FdCollision`].
+    ///
+    /// A descriptor that is given as a reference stays borrowed while the command exists, so it cannot be closed too
+    /// early:
+    ///
+    /// ```compile_fail,E0505
+    /// # fn closed_too_early(input: std::fs::File) {
+    /// let mut command = spawn_template::Command::new("cat");
+    /// command.fd(5, &input);
+    /// drop(input);
+    /// let child = command.spawn();
+    /// # }
+    /// ```
+    pub fn fd(&mut self, target: RawFd, source: impl Into<Fd<'a>>) -> &mut Self {
+        let step = Step::Fd(target);
+        if target < 0 {
+            self.mistaken(InvalidInput::NegativeFd(step));
+        } else if self.steps.insert(step, Task::Stream(Kind::Fd(source.into()))).is_some() {
+            self.mistaken(InvalidInput::FdCollision(target));
+        } else {
+            self.placed.push(target);
+        }
         self
     }
 
@@ -151,12 +230,144 @@ impl<'a> Command<'a> {
         self
     }
 
-    /// Adds an action. The child performs them in order.
-    pub fn action(&mut self, action: Action<'a>) -> &mut Self {
-        if let Err(mistake) = self.push(action) {
-            self.mistaken(mistake);
-        }
+    /// Puts the child in the process group with this id, or with 0 in a new one.
+    pub fn process_group(&mut self, group: c_int) -> &mut Self {
+        self.set(Step::ProcessGroup, Action::Setpgid(group))
+    }
+
+    /// Whether the child starts a session of its own.
+    pub fn setsid(&mut self, setsid: bool) -> &mut Self {
+        self.set_if(setsid, Step::Setsid, Action::Setsid)
+    }
+
+    /// Makes a terminal the controlling one of the child, which has to start a session ([`setsid`](Self::setsid)).
+    pub fn controlling_terminal(&mut self, terminal: impl Into<Fd<'a>>) -> &mut Self {
+        self.set(Step::ControllingTerminal, Action::Setctty(terminal.into()))
+    }
+
+    /// Makes the child's process group the foreground one of its controlling terminal, which this is. Together with
+    /// [`process_group(0)`](Self::process_group) what a shell does for a job.
+    pub fn foreground(&mut self, terminal: impl Into<Fd<'a>>) -> &mut Self {
+        self.set(Step::Foreground, Action::Tcsetpgrp(terminal.into()))
+    }
+
+    /// Sets the user id. Unless [`groups`](Self::groups) are set too, the supplementary groups are dropped if this
+    /// process may do that.
+    pub fn uid(&mut self, id: u32) -> &mut Self {
+        self.set(Step::Uid, Action::Setuid(id))
+    }
+
+    /// Sets the group id.
+    pub fn gid(&mut self, id: u32) -> &mut Self {
+        self.set(Step::Gid, Action::Setgid(id))
+    }
+
+    /// Sets the supplementary groups.
+    pub fn groups(&mut self, groups: &[u32]) -> &mut Self {
+        self.set(Step::Groups, Action::Setgroups(groups.to_vec()))
+    }
+
+    /// Whether effective user and group id become the real ones.
+    pub fn reset_ids(&mut self, reset: bool) -> &mut Self {
+        self.set_if(reset, Step::ResetIds, Action::ResetIds)
+    }
+
+    /// Sets the file mode creation mask, 0 to `0o777`.
+    pub fn umask(&mut self, mask: u32) -> &mut Self {
+        self.set(Step::Umask, Action::Umask(mask))
+    }
+
+    /// Sets a resource limit, in the resource's own unit; `None` is no limit. See [`Action::Rlimit`].
+    pub fn rlimit(&mut self, resource: Resource, soft: Option<u64>, hard: Option<u64>) -> &mut Self {
+        self.set(Step::Rlimit(resource), Action::Rlimit { resource, soft, hard })
+    }
+
+    /// Sets the nice value: -20 (most favourable) to 19. Lowering it needs `CAP_SYS_NICE` or `RLIMIT_NICE`.
+    pub fn nice(&mut self, nice: i32) -> &mut Self {
+        self.nice = Some(nice);
+        self.schedule()
+    }
+
+    /// Sets the scheduling policy.
+    pub fn scheduler(&mut self, scheduler: Scheduler) -> &mut Self {
+        self.scheduler = Some(scheduler);
+        self.schedule()
+    }
+
+    /// Whether the child and its descendants can never gain privileges by executing a program.
+    pub fn no_new_privs(&mut self, set: bool) -> &mut Self {
+        self.set_if(set, Step::NoNewPrivs, Action::NoNewPrivs)
+    }
+
+    /// Sends the child this signal when the thread that starts it ends; 0 is none.
+    pub fn parent_death_signal(&mut self, signal: c_int) -> &mut Self {
+        self.set(Step::ParentDeathSignal, Action::Pdeathsig(signal))
+    }
+
+    /// Starts the child in the cgroup (version 2) whose directory this is.
+    pub fn cgroup(&mut self, directory: impl Into<Fd<'a>>) -> &mut Self {
+        self.set(Step::Cgroup, Action::Cgroup(directory.into()))
+    }
+
+    /// Sets the child's blocked signals, which are those of the calling thread otherwise.
+    pub fn sigmask(&mut self, signals: SignalSet) -> &mut Self {
+        self.set(Step::Sigmask, Action::Sigmask(signals))
+    }
+
+    /// Gives signals their default action in the child. At first this is `SIGPIPE`, which the Rust runtime ignores in
+    /// this process.
+    pub fn sigdefault(&mut self, signals: SignalSet) -> &mut Self {
+        self.set_if(signals != SignalSet::empty(), Step::Sigdefault, Action::Sigdefault(signals))
+    }
+
+    /// Ignores signals in the child; it counts more than [`sigdefault`](Self::sigdefault).
+    pub fn sigignore(&mut self, signals: SignalSet) -> &mut Self {
+        self.set_if(signals != SignalSet::empty(), Step::Sigignore, Action::Sigignore(signals))
+    }
+
+    /// Whether [`spawn`](Self::spawn) returns as soon as the child exists. What fails after that ends the child with exit
+    /// status 127.
+    pub fn nowait(&mut self, nowait: bool) -> &mut Self {
+        self.nowait = nowait;
         self
+    }
+
+    /// Whether dropping the [`Child`] kills the process and waits for it.
+    pub fn kill_on_drop(&mut self, kill: bool) -> &mut Self {
+        self.kill_on_drop = kill;
+        self
+    }
+
+    /// Whether to use the system calls. For a program that is given as a template this has been decided when that was
+    /// made ([`TemplateOptions::mode`](crate::TemplateOptions::mode)).
+    pub fn mode(&mut self, mode: Mode) -> &mut Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Calls a closure in the child, after everything else and before it executes the program. Closures run in the order
+    /// in which they were added; an error ends the spawn.
+    ///
+    /// The kernel cannot do that, so such a command is started by fork and exec. There is a declarative method for
+    /// nearly everything that closures are used for.
+    ///
+    /// # Safety
+    ///
+    /// The closure runs in a process that was forked from one with possibly many threads: it may only do what a signal
+    /// handler may (`signal-safety(7)`), and neither allocate nor take locks. Handlers of `pthread_atfork(3)` do not run.
+    pub unsafe fn pre_exec<F>(&mut self, closure: F) -> &mut Self
+    where
+        F: Fn() -> io::Result<()> + Send + Sync + 'static,
+    {
+        self.hooks.push(Arc::new(closure));
+        self
+    }
+
+    /// Adds an action. They run after everything that the other methods set but the signals, in their own order.
+    pub fn action(&mut self, action: Action<'a>) -> &mut Self {
+        let step = Step::Action(self.actions);
+        self.actions += 1;
+        self.set(step, action)
     }
 
     /// Closes a descriptor of the child: [`Action::Close`].
@@ -165,17 +376,6 @@ impl<'a> Command<'a> {
     }
 
     /// Makes `target` of the child a duplicate of `source`: [`Action::Dup2`].
-    ///
-    /// A descriptor of the caller stays borrowed while the command exists, so it cannot be closed too early:
-    ///
-    /// ```compile_fail,E0505
-    /// # fn closed_too_early(template: &spawn_template::Template, input: std::fs::File) {
-    /// let mut command = spawn_template::Command::new(template);
-    /// command.dup2(&input, 0);
-    /// drop(input);
-    /// let child = command.spawn();
-    /// # }
-    /// ```
     pub fn dup2(&mut self, source: impl Into<Fd<'a>>, target: RawFd) -> &mut Self {
         self.action(Action::Dup2 { source: source.into(), target, cloexec: false })
     }
@@ -195,26 +395,43 @@ impl<'a> Command<'a> {
         self.action(Action::CloseRange { first, last, cloexec: false })
     }
 
-    /// Sets the child's blocked signals: [`Action::Sigmask`].
-    pub fn sigmask(&mut self, signals: SignalSet) -> &mut Self {
-        self.action(Action::Sigmask(signals))
+    /// The program: as it was given, or the path of the template.
+    pub fn get_program(&self) -> &OsStr {
+        self.program.name()
     }
 
-    /// Gives signals their default action in the child: [`Action::Sigdefault`].
-    pub fn sigdefault(&mut self, signals: SignalSet) -> &mut Self {
-        self.action(Action::Sigdefault(signals))
+    /// The arguments, without argument 0.
+    pub fn get_args(&self) -> impl Iterator<Item = &OsStr> {
+        self.args.iter().skip(1).map(|arg| OsStr::from_bytes(arg.as_bytes()))
+    }
+
+    /// The environment variables that are set, or with `None` taken out.
+    pub fn get_envs(&self) -> impl Iterator<Item = (&OsStr, Option<&OsStr>)> {
+        self.environment.iter()
+    }
+
+    /// The working directory, if a path was given.
+    pub fn get_current_dir(&self) -> Option<&Path> {
+        match self.steps.get(&Step::CurrentDir) {
+            Some(Task::Action(Action::Chdir(path))) => {
+                path.get().ok().map(|path| Path::new(OsStr::from_bytes(path.as_bytes())))
+            }
+            _ => None,
+        }
     }
 
     /// Starts the program.
     ///
-    /// Returns when it runs. If anything fails up to there, no child is left.
+    /// Returns when it runs. If anything fails up to there, no child is left, and there is no `SIGCHLD`.
     ///
     /// # Errors
     ///
-    /// [`Error::Input`] for a mistake in the command, otherwise [`Error::Os`] with
+    /// [`Error::Input`] for a mistake in the command, [`Error::Os`] when a pipe or the copy of a descriptor cannot be
+    /// made, otherwise [`Error::Spawn`] with the step that failed and
     ///
     /// | errno | reason |
     /// | --- | --- |
+    /// | `ENOENT` | there is no such program |
     /// | `ESTALE` | the executable changed since the template was made, or its path names another file |
     /// | `EACCES` | the caller's credentials are not those that the template was made with |
     /// | `EACCES` | the program may not be executed, or an action was refused |
@@ -225,10 +442,11 @@ impl<'a> Command<'a> {
     /// | `ENOMEM` | out of memory |
     /// | `EBADF` | an action takes a descriptor that is not open there, or places one at `RLIMIT_NOFILE` or above |
     /// | `EINVAL` | an action has flags or a mode that `openat2(2)` or `dup3(2)` refuse |
-    /// | `ENOENT`, `ENOTDIR`, ... | an action failed, as `openat2(2)` or `fchdir(2)` |
-    /// | others | exec failed, as `execve(2)` |
+    /// | `EPERM` | no permission for ids, groups, limits, scheduling or the terminal |
+    /// | `ENOSYS` | only with [`Mode::Template`]: the kernel has no spawn templates |
+    /// | others | an action failed, as the call that [`Action`] names for it, or exec as `execve(2)` |
     pub fn spawn(&self) -> Result<Child, Error> {
-        self.prepare()?.spawn()
+        self.start(&Plan::new(self, &INHERIT, false)?)
     }
 
     /// Starts the program and waits until it ends.
@@ -240,17 +458,88 @@ impl<'a> Command<'a> {
         self.spawn()?.wait()
     }
 
+    /// Starts the program, waits until it ends, and returns what it has written to standard output and standard error.
+    ///
+    /// # Errors
+    ///
+    /// As [`spawn`](Self::spawn) and [`Child::wait_with_output`].
+    pub fn output(&self) -> Result<Output, Error> {
+        self.start(&Plan::new(self, &CAPTURE, false)?)?.wait_with_output()
+    }
+
+    /// Runs the program in this process, with what the command says, by `execve(2)` and never from a template. Returns
+    /// only if it fails; by then standard streams, ids and all the rest may have been changed.
+    ///
+    /// A cgroup cannot be set this way (`EOPNOTSUPP`).
+    pub fn exec(&self) -> Error {
+        let plan = match Plan::new(self, &INHERIT, false) {
+            Ok(plan) => plan,
+            Err(error) => return error,
+        };
+        match plan.open_pipes() {
+            Ok((_pipes, actions)) => self.program.exec(self, &plan, actions),
+            Err(error) => error,
+        }
+    }
+
     /// Builds what the kernel is given, for a command that is started many times unchanged.
     ///
     /// The caller's environment is read here.
     ///
     /// # Errors
     ///
-    /// [`Error::Input`] for a mistake in the command.
+    /// [`Error::Input`] for a mistake in the command, [`Error::Os`] when the copy of a descriptor cannot be made.
     pub fn prepare(&self) -> Result<Prepared<'_>, Error> {
-        Prepared::new(self)
+        Ok(Prepared { plan: Plan::new(self, &INHERIT, true)?, command: self })
     }
 
+    fn start(&self, plan: &Plan) -> Result<Child, Error> {
+        let (pipes, actions) = plan.open_pipes()?;
+        let (started, via) = self.program.start(self, plan, actions)?;
+        Ok(Child::new(started, via, pipes, self.kill_on_drop))
+    }
+
+    pub(crate) fn hooks(&self) -> &[Hook] {
+        &self.hooks
+    }
+
+    /// Whether the child changes its working directory.
+    pub(crate) fn changes_directory(&self) -> bool {
+        self.steps.values().any(|task| matches!(task, Task::Action(Action::Chdir(_) | Action::Fchdir(_))))
+    }
+
+    /// Where to look for the program.
+    pub(crate) fn search_path(&self) -> Option<OsString> {
+        self.environment.path()
+    }
+
+    fn set(&mut self, step: Step, action: Action<'a>) -> &mut Self {
+        self.steps.insert(step, Task::Action(action));
+        self
+    }
+
+    fn set_if(&mut self, set: bool, step: Step, action: Action<'a>) -> &mut Self {
+        if set {
+            return self.set(step, action);
+        }
+        self.steps.remove(&step);
+        self
+    }
+
+    fn stream(&mut self, fd: RawFd, stdio: Stdio<'a>) -> &mut Self {
+        self.steps.insert(Step::Fd(fd), Task::Stream(stdio.0));
+        if self.placed.contains(&fd) {
+            self.mistaken(InvalidInput::FdCollision(fd));
+        }
+        self
+    }
+
+    fn schedule(&mut self) -> &mut Self {
+        self.steps.insert(Step::Scheduler, Task::Scheduler(self.scheduler, self.nice));
+        self
+    }
+
+    /// The first mistake counts.
     fn mistaken(&mut self, mistake: InvalidInput) {
         self.mistake.get_or_insert(mistake);
     }
@@ -262,87 +551,20 @@ impl<'a> Command<'a> {
         }
         arg.ok()
     }
-
-    fn push(&mut self, action: Action<'a>) -> Result<(), InvalidInput> {
-        let index = self.steps.len();
-        if index >= SPAWN_TEMPLATE_MAX_ACTIONS as usize {
-            return Err(InvalidInput::TooManyActions);
-        }
-        self.placed.follow(index, &action)?;
-        self.steps.push(Step::new(action)?);
-        Ok(())
-    }
-
-    /// The environment of a child that is started now, as `NAME=value`.
-    fn environment(&self) -> Vec<CString> {
-        let inherited = (!self.env_clear).then(env::vars_os).into_iter().flatten();
-        inherited
-            .filter(|(name, _)| !self.env.contains_key(name))
-            // The caller's variables come from C strings, so none of them is dropped here.
-            .filter_map(|(name, value)| variable_bytes(name.into_vec(), value.as_bytes()))
-            .chain(self.env.values().flatten().cloned())
-            .collect()
-    }
 }
 
 impl fmt::Debug for Command<'_> {
-    /// Shows neither values of environment variables nor the kernel's form of the actions.
+    /// Shows neither values of environment variables nor what the steps do.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Command")
-            .field("template", &self.template)
+            .field("program", &self.get_program())
             .field("args", &self.args)
-            .field("env_clear", &self.env_clear)
-            .field("env", &self.env.keys())
-            .field("actions", &self.steps.len())
+            .field("env_clear", &self.environment.is_cleared())
+            .field("env", &self.environment.iter().map(|(name, _)| name).collect::<Vec<_>>())
+            .field("steps", &self.steps.keys())
             .field("inherit_fds", &self.inherit_fds)
+            .field("mode", &self.mode)
             .finish_non_exhaustive()
-    }
-}
-
-fn variable(name: &OsStr, value: &OsStr) -> Result<CString, InvalidInput> {
-    if name.is_empty() || name.as_bytes().contains(&b'=') {
-        return Err(InvalidInput::EnvironmentName);
-    }
-    variable_bytes(name.as_bytes().to_owned(), value.as_bytes()).ok_or(InvalidInput::NulInEnvironment)
-}
-
-fn variable_bytes(mut name: Vec<u8>, value: &[u8]) -> Option<CString> {
-    name.push(b'=');
-    name.extend_from_slice(value);
-    CString::new(name).ok()
-}
-
-impl Step {
-    fn new(action: Action<'_>) -> Result<Self, InvalidInput> {
-        let mut payload = Payload::None;
-        let (type_, flags, fd, newfd) = match action {
-            Action::Close(fd) => (SPAWN_TEMPLATE_ACTION_CLOSE, 0, fd, 0),
-            Action::Dup2 { source, target, cloexec } => {
-                let flags = if cloexec { libc::O_CLOEXEC } else { 0 };
-                (SPAWN_TEMPLATE_ACTION_DUP2, flags as u32, source.number(), target)
-            }
-            Action::Fchdir(dir) => (SPAWN_TEMPLATE_ACTION_FCHDIR, 0, dir.number(), 0),
-            Action::Open { open, target } => {
-                payload = Payload::Open {
-                    path: CString::new(open.path.into_os_string().into_vec()).map_err(|_| InvalidInput::NulInPath)?,
-                    how: open_how { flags: open.flags, mode: open.mode, resolve: open.resolve },
-                };
-                (SPAWN_TEMPLATE_ACTION_OPEN, 0, open.dir.map_or(libc::AT_FDCWD, Fd::number), target)
-            }
-            Action::CloseRange { first, last, cloexec } => {
-                let flags = if cloexec { libc::CLOSE_RANGE_CLOEXEC } else { 0 };
-                (SPAWN_TEMPLATE_ACTION_CLOSE_RANGE, flags, first, last.unwrap_or(-1))
-            }
-            Action::Sigmask(signals) => {
-                payload = Payload::Signals(signals.bits());
-                (SPAWN_TEMPLATE_ACTION_SIGMASK, 0, 0, 0)
-            }
-            Action::Sigdefault(signals) => {
-                payload = Payload::Signals(signals.bits());
-                (SPAWN_TEMPLATE_ACTION_SIGDEFAULT, 0, 0, 0)
-            }
-        };
-        Ok(Step { action: spawn_template_action { type_, flags, fd, newfd, arg: 0 }, payload })
     }
 }
 
@@ -350,339 +572,23 @@ impl Step {
 ///
 /// Made by [`Command::prepare`].
 pub struct Prepared<'c> {
-    template: BorrowedFd<'c>,
-    flags: u64,
-    // The kernel takes addresses, not pointers, and so does this: everything they lead to is either borrowed from the
-    // command for 'c or owned by the fields below, on the heap, and never changed.
-    argv: Vec<u64>,
-    envp: Vec<u64>,
-    actions: Vec<spawn_template_action>,
-    _environment: Vec<CString>,
-    _opens: Vec<spawn_template_open>,
-    _sigsets: Vec<spawn_template_sigset>,
-    _command: PhantomData<&'c Command<'c>>,
+    plan: Plan,
+    command: &'c Command<'c>,
 }
 
-impl<'c> Prepared<'c> {
-    fn new(command: &'c Command<'_>) -> Result<Self, Error> {
-        if let Some(mistake) = command.mistake {
-            return Err(mistake.into());
-        }
-        let environment = command.environment();
-        let payloads = || command.steps.iter().map(|step| &step.payload);
-        let opens: Vec<_> = payloads()
-            .filter_map(|payload| match payload {
-                Payload::Open { path, how } => Some(spawn_template_open { path: address(path.as_ptr()), how: *how }),
-                _ => None,
-            })
-            .collect();
-        let sigsets: Vec<_> = payloads()
-            .filter_map(|payload| match payload {
-                Payload::Signals(bits) => {
-                    Some(spawn_template_sigset { sigset: address(bits), sigsetsize: size_of_val(bits) as u64 })
-                }
-                _ => None,
-            })
-            .collect();
-        // The payloads' structures lie in the same order as the actions they belong to.
-        let (mut open, mut sigset) = (opens.iter(), sigsets.iter());
-        let actions = command
-            .steps
-            .iter()
-            .map(|step| {
-                let arg = match step.payload {
-                    Payload::None => None,
-                    Payload::Open { .. } => open.next().map(|open| address(open)),
-                    Payload::Signals(_) => sigset.next().map(|sigset| address(sigset)),
-                };
-                spawn_template_action { arg: arg.unwrap_or(0), ..step.action }
-            })
-            .collect();
-        Ok(Prepared {
-            template: command.template,
-            flags: if command.inherit_fds { u64::from(SPAWN_TEMPLATE_SPAWN_INHERIT_FDS) } else { 0 },
-            argv: vector(&command.args),
-            envp: vector(&environment),
-            actions,
-            _environment: environment,
-            _opens: opens,
-            _sigsets: sigsets,
-            _command: PhantomData,
-        })
-    }
-
+impl Prepared<'_> {
     /// Starts the program, as [`Command::spawn`].
     ///
     /// # Errors
     ///
     /// As [`Command::spawn`], [`Error::Input`] aside.
     pub fn spawn(&self) -> Result<Child, Error> {
-        let mut pidfd: c_int = -1;
-        let args = spawn_template_spawn_args {
-            flags: self.flags,
-            pidfd: (&raw mut pidfd).expose_provenance() as u64,
-            argv: address(self.argv.as_ptr()),
-            envp: address(self.envp.as_ptr()),
-            actions: address(self.actions.as_ptr()),
-            actions_len: self.actions.len() as u64,
-            ..Default::default()
-        };
-        // SAFETY: `pidfd` may be written to. The addresses lead to what `self` owns or borrows, and the template and
-        // the descriptors in the actions are borrowed for longer than `self` lives.
-        let pid = unsafe { sys::spawn_template_spawn(self.template.as_raw_fd(), &args, size_of_val(&args)) }
-            .map_err(|error| Error::os(Call::Spawn, error))?;
-        if pid <= 0 || pidfd < 0 {
-            return Err(Error::Reply("spawn_template_spawn succeeded without a process id or a pidfd"));
-        }
-        // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns.
-        Ok(Child::new(pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
+        self.command.start(&self.plan)
     }
 }
 
 impl fmt::Debug for Prepared<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Prepared").field("template", &self.template).finish_non_exhaustive()
-    }
-}
-
-/// The address as the kernel takes it.
-fn address<T>(pointer: *const T) -> u64 {
-    pointer.expose_provenance() as u64
-}
-
-/// A vector of strings as `execve(2)` takes it, ended by a null pointer.
-fn vector(strings: &[CString]) -> Vec<u64> {
-    strings.iter().map(|string| address(string.as_ptr())).chain([0]).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::ffi::CStr;
-    use std::fs::File;
-    use std::os::raw::c_char;
-
-    use crate::ChildFd;
-
-    /// Not a template to the kernel, but good for everything up to the system call.
-    fn template() -> Template {
-        Template::for_tests(File::open("/dev/null").unwrap().into(), c"/bin/cat")
-    }
-
-    fn mistake(command: &Command<'_>) -> InvalidInput {
-        match command.spawn() {
-            Err(Error::Input(mistake)) => mistake,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// The strings of an argument vector, as the kernel would read them.
-    fn strings(vector: &[u64]) -> Vec<&CStr> {
-        let (end, strings) = vector.split_last().unwrap();
-        assert_eq!(*end, 0);
-        let pointers = strings.iter().map(|&address| std::ptr::with_exposed_provenance::<c_char>(address as usize));
-        // SAFETY: vector() has made them from C strings that still live.
-        pointers.map(|pointer| unsafe { CStr::from_ptr(pointer) }).collect()
-    }
-
-    fn read<T: Copy>(address: u64) -> T {
-        // SAFETY: only used on addresses that Prepared::new() has made from a T that still lives.
-        unsafe { std::ptr::with_exposed_provenance::<T>(address as usize).read() }
-    }
-
-    #[test]
-    fn without_the_calls_it_says_so() {
-        let template = template();
-        let error = Command::new(&template).spawn().unwrap_err();
-        if !crate::is_supported() {
-            assert!(error.is_unsupported());
-        }
-        assert!(matches!(error, Error::Os { call: Call::Spawn, .. }), "{error:?}");
-    }
-
-    #[test]
-    fn argument_vector() {
-        let template = template();
-        let mut command = Command::new(&template);
-        assert_eq!(strings(&command.prepare().unwrap().argv), [c"/bin/cat"]);
-        command.arg("-n").args(["", "a b"]);
-        assert_eq!(strings(&command.prepare().unwrap().argv), [c"/bin/cat", c"-n", c"", c"a b"]);
-        command.arg0("dog");
-        assert_eq!(strings(&command.prepare().unwrap().argv), [c"dog", c"-n", c"", c"a b"]);
-    }
-
-    #[test]
-    fn environment_is_the_callers_with_changes() {
-        let template = template();
-        let mut command = Command::new(&template);
-        command.env("B", "2").env("A", "1").env("B", "3").env("CARGO", "x").env_remove("PATH").env_remove("C");
-        let prepared = command.prepare().unwrap();
-        let envp = strings(&prepared.envp);
-        assert!(envp.ends_with(&[c"A=1", c"B=3", c"CARGO=x"]), "{envp:?}");
-        assert_eq!(envp.iter().filter(|variable| variable.to_bytes().starts_with(b"CARGO=")).count(), 1);
-        assert!(!envp.iter().any(|variable| variable.to_bytes().starts_with(b"PATH=")));
-        let unchanged = env::vars_os().filter(|(name, _)| name != "PATH" && name != "CARGO").count();
-        assert_eq!(envp.len(), unchanged + 3);
-    }
-
-    #[test]
-    fn environment_can_be_empty_or_only_what_is_set() {
-        let template = template();
-        let mut command = Command::new(&template);
-        command.env("A", "1").env_clear();
-        assert!(strings(&command.prepare().unwrap().envp).is_empty());
-        command.envs([("X", "with = sign"), ("Y", "")]);
-        assert_eq!(strings(&command.prepare().unwrap().envp), [c"X=with = sign", c"Y="]);
-    }
-
-    #[test]
-    fn actions_in_the_kernels_form() {
-        let template = template();
-        let file = File::open("/dev/null").unwrap();
-        let fd = file.as_raw_fd();
-        let mut command = Command::new(&template);
-        command
-            .dup2(&file, 1)
-            .action(Action::Dup2 { source: ChildFd(1).into(), target: 200, cloexec: true })
-            .fchdir(&file)
-            .open(Open::read_write("a").create(0o640).append(true).resolve(8), 0)
-            .sigmask(SignalSet::of([1]).unwrap())
-            .open(Open::read("b").at(&file), 201)
-            .sigdefault(SignalSet::full())
-            .close(2)
-            .close_range(300, None)
-            .action(Action::CloseRange { first: 300, last: Some(400), cloexec: true });
-        let prepared = command.prepare().unwrap();
-        let plain: Vec<_> =
-            prepared.actions.iter().map(|action| (action.type_, action.flags, action.fd, action.newfd)).collect();
-        assert_eq!(
-            plain,
-            [
-                (SPAWN_TEMPLATE_ACTION_DUP2, 0, fd, 1),
-                (SPAWN_TEMPLATE_ACTION_DUP2, libc::O_CLOEXEC as u32, 1, 200),
-                (SPAWN_TEMPLATE_ACTION_FCHDIR, 0, fd, 0),
-                (SPAWN_TEMPLATE_ACTION_OPEN, 0, libc::AT_FDCWD, 0),
-                (SPAWN_TEMPLATE_ACTION_SIGMASK, 0, 0, 0),
-                (SPAWN_TEMPLATE_ACTION_OPEN, 0, fd, 201),
-                (SPAWN_TEMPLATE_ACTION_SIGDEFAULT, 0, 0, 0),
-                (SPAWN_TEMPLATE_ACTION_CLOSE, 0, 2, 0),
-                (SPAWN_TEMPLATE_ACTION_CLOSE_RANGE, 0, 300, -1),
-                (SPAWN_TEMPLATE_ACTION_CLOSE_RANGE, libc::CLOSE_RANGE_CLOEXEC, 300, 400),
-            ]
-        );
-        for index in [0, 1, 2, 7, 8, 9] {
-            assert_eq!(prepared.actions[index].arg, 0);
-        }
-
-        let open: spawn_template_open = read(prepared.actions[3].arg);
-        assert_eq!(strings(&[open.path, 0]), [c"a"]);
-        assert_eq!(open.how.flags, (libc::O_RDWR | libc::O_CREAT | libc::O_APPEND) as u64);
-        assert_eq!((open.how.mode, open.how.resolve), (0o640, 8));
-        let open: spawn_template_open = read(prepared.actions[5].arg);
-        assert_eq!(strings(&[open.path, 0]), [c"b"]);
-        assert_eq!((open.how.flags, open.how.mode, open.how.resolve), (0, 0, 0));
-        for (index, bits) in [(4, 1), (6, u64::MAX)] {
-            let sigset: spawn_template_sigset = read(prepared.actions[index].arg);
-            assert_eq!((read::<u64>(sigset.sigset), sigset.sigsetsize), (bits, 8));
-        }
-    }
-
-    #[test]
-    fn inherit_fds_is_a_flag() {
-        let template = template();
-        let mut command = Command::new(&template);
-        assert_eq!(command.prepare().unwrap().flags, 0);
-        command.inherit_fds(true);
-        assert_eq!(command.prepare().unwrap().flags, u64::from(SPAWN_TEMPLATE_SPAWN_INHERIT_FDS));
-    }
-
-    #[test]
-    fn nul_bytes_are_mistakes() {
-        let template = template();
-        assert_eq!(mistake(Command::new(&template).args(["a", "b\0"])), InvalidInput::NulInArgument(2));
-        assert_eq!(mistake(Command::new(&template).arg0("\0")), InvalidInput::NulInArgument(0));
-        assert_eq!(mistake(Command::new(&template).env("A", "\0")), InvalidInput::NulInEnvironment);
-        assert_eq!(mistake(Command::new(&template).env("A\0", "")), InvalidInput::NulInEnvironment);
-        assert_eq!(mistake(Command::new(&template).open(Open::read("/dev/null\0"), 0)), InvalidInput::NulInPath);
-    }
-
-    #[test]
-    fn names_of_variables_are_checked() {
-        let template = template();
-        for name in ["", "A=B", "="] {
-            assert_eq!(mistake(Command::new(&template).env(name, "")), InvalidInput::EnvironmentName);
-        }
-    }
-
-    #[test]
-    fn the_first_mistake_counts_and_stays() {
-        let template = template();
-        let mut command = Command::new(&template);
-        command.arg("\0").env("", "").arg("good");
-        assert_eq!(mistake(&command), InvalidInput::NulInArgument(1));
-        assert_eq!(mistake(&command), InvalidInput::NulInArgument(1));
-    }
-
-    #[test]
-    fn at_most_256_actions() {
-        let template = template();
-        let mut command = Command::new(&template);
-        for fd in 0..256 {
-            command.close(fd);
-        }
-        assert_eq!(command.prepare().unwrap().actions.len(), 256);
-        command.close(256);
-        assert_eq!(mistake(&command), InvalidInput::TooManyActions);
-    }
-
-    #[test]
-    fn negative_numbers_and_empty_ranges() {
-        let template = template();
-        let file = File::open("/dev/null").unwrap();
-        assert_eq!(mistake(Command::new(&template).close(-1)), InvalidInput::NegativeFd(0));
-        assert_eq!(mistake(Command::new(&template).close(0).dup2(&file, -100)), InvalidInput::NegativeFd(1));
-        assert_eq!(mistake(Command::new(&template).dup2(ChildFd(-1), 0)), InvalidInput::NegativeFd(0));
-        assert_eq!(mistake(Command::new(&template).open(Open::read("/"), -1)), InvalidInput::NegativeFd(0));
-        assert_eq!(mistake(Command::new(&template).close_range(-1, None)), InvalidInput::NegativeFd(0));
-        assert_eq!(mistake(Command::new(&template).close_range(3, Some(-1))), InvalidInput::NegativeFd(0));
-        assert_eq!(mistake(Command::new(&template).close_range(3, Some(2))), InvalidInput::EmptyRange(0));
-    }
-
-    #[test]
-    fn a_childs_descriptor_has_to_be_placed_first() {
-        let template = template();
-        let file = File::open("/dev/null").unwrap();
-        let fd = 1000;
-        let nothing = |action| InvalidInput::NothingPlaced { action, fd };
-
-        let mut command = Command::new(&template);
-        assert_eq!(mistake(command.dup2(ChildFd(fd), 1)), nothing(0));
-        assert_eq!(mistake(Command::new(&template).fchdir(ChildFd(fd))), nothing(0));
-        assert_eq!(mistake(Command::new(&template).open(Open::read("a").at(ChildFd(fd)), 0)), nothing(0));
-        assert!(Command::new(&template).dup2(ChildFd(2), 1).prepare().is_ok());
-        assert!(Command::new(&template).dup2(&file, fd).dup2(ChildFd(fd), 1).prepare().is_ok());
-        assert!(Command::new(&template).open(Open::read("/"), fd).fchdir(ChildFd(fd)).prepare().is_ok());
-
-        let mut command = Command::new(&template);
-        assert_eq!(mistake(command.dup2(&file, fd).close(fd).dup2(ChildFd(fd), 1)), nothing(2));
-        let mut command = Command::new(&template);
-        assert_eq!(mistake(command.dup2(&file, fd).close_range(3, None).dup2(ChildFd(fd), 1)), nothing(2));
-        let mut command = Command::new(&template);
-        let cloexec = Action::CloseRange { first: 3, last: None, cloexec: true };
-        assert!(command.dup2(&file, fd).action(cloexec).dup2(ChildFd(fd), 1).prepare().is_ok());
-    }
-
-    #[test]
-    fn a_callers_descriptor_must_not_have_been_replaced() {
-        let template = template();
-        let (a, b) = (File::open("/dev/null").unwrap(), File::open("/dev/zero").unwrap());
-        let fd = b.as_raw_fd();
-        let replaced = InvalidInput::Overwritten { action: 1, fd };
-        assert_eq!(mistake(Command::new(&template).dup2(&a, fd).dup2(&b, 1)), replaced);
-        assert_eq!(mistake(Command::new(&template).open(Open::read("/"), fd).fchdir(&b)), replaced);
-        // A descriptor that keeps its number is still itself, and is then one of the child as well.
-        assert!(Command::new(&template).dup2(&b, fd).dup2(&b, 1).dup2(ChildFd(fd), 2).prepare().is_ok());
-        // One that was closed is not: the kernel answers EBADF, not with another file.
-        assert!(Command::new(&template).close(fd).dup2(&b, 1).prepare().is_ok());
+        f.debug_tuple("Prepared").field(self.command).finish()
     }
 }

@@ -1,8 +1,13 @@
 //! What can go wrong.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::os::fd::RawFd;
+use std::path::Path;
+
+use crate::raw::Stage;
+use crate::{Resource, Step};
 
 /// Why an operation of this crate failed.
 ///
@@ -13,7 +18,19 @@ use std::os::fd::RawFd;
 pub enum Error {
     /// The request cannot be expressed to the kernel; nothing was asked of it.
     Input(InvalidInput),
-    /// A system call failed.
+    /// The process could not be started, and none is left behind.
+    #[non_exhaustive]
+    Spawn {
+        /// What should have been started: the program as the command names it.
+        program: OsString,
+        /// How far it came; `None` when the system call itself is missing or forbidden.
+        stage: Option<Stage>,
+        /// Which part of the command is wrong or failed, if it was one.
+        step: Option<Step>,
+        /// The error; [`io::Error::raw_os_error`] is the `errno`.
+        error: io::Error,
+    },
+    /// Another system call failed.
     #[non_exhaustive]
     Os {
         /// Which call.
@@ -31,8 +48,16 @@ pub enum Error {
 pub enum Call {
     /// `spawn_template_create`
     Create,
-    /// `spawn_template_spawn`
-    Spawn,
+    /// `openat2`, `statx` and the like on the executable, where the kernel has no templates
+    Executable,
+    /// `pipe2`, for a stream that is piped
+    Pipe,
+    /// `fcntl` with `F_DUPFD_CLOEXEC`, for a descriptor whose number is wanted in the child for something else
+    Duplicate,
+    /// `getpriority`, for a scheduling policy without a nice value
+    Priority,
+    /// Reading from or writing to the child's standard streams
+    Streams,
     /// `waitid` on the child's pidfd
     Wait,
     /// `pidfd_send_signal` to the child
@@ -55,32 +80,36 @@ pub enum InvalidInput {
     NulInEnvironment,
     /// The name of an environment variable is empty or contains `=`.
     EnvironmentName,
-    /// More than [`SPAWN_TEMPLATE_MAX_ACTIONS`](crate::uapi::SPAWN_TEMPLATE_MAX_ACTIONS) actions.
+    /// More than [`SPAWN_TEMPLATE_MAX_ACTIONS`](crate::uapi::SPAWN_TEMPLATE_MAX_ACTIONS) steps.
     TooManyActions,
-    /// The action with this index names a negative descriptor.
-    NegativeFd(usize),
-    /// The action with this index closes a range whose end is below its start.
-    EmptyRange(usize),
-    /// The action with this index takes descriptor `fd` of the child, where no earlier action placed anything.
+    /// This step names a negative descriptor.
+    NegativeFd(Step),
+    /// This step closes a range whose end is below its start.
+    EmptyRange(Step),
+    /// Two placements have the same number in the child: [`Command::fd`](crate::Command::fd) twice, or together with a
+    /// standard stream.
+    FdCollision(RawFd),
+    /// This step takes descriptor `fd` of the child, where no earlier one placed anything.
     #[non_exhaustive]
     NothingPlaced {
-        /// Index of the action.
-        action: usize,
+        /// Which step.
+        step: Step,
         /// The number in the child.
         fd: RawFd,
     },
-    /// The action with this index takes the caller's descriptor `fd`, but an earlier action placed something else at
-    /// the same number in the child, and the kernel would take that.
-    ///
-    /// To be safe from it, use a descriptor before its number is a target, or place descriptors at numbers that the caller
-    /// does not use.
-    #[non_exhaustive]
-    Overwritten {
-        /// Index of the action.
-        action: usize,
-        /// The number of the caller's descriptor.
-        fd: RawFd,
-    },
+    /// Two cgroups.
+    TwoCgroups,
+    /// A umask has bits outside `0o777`.
+    Umask(u32),
+    /// A soft limit above the hard one.
+    SoftLimit(Resource),
+    /// A process group id below 0.
+    ProcessGroup(i32),
+    /// A user or group id of `u32::MAX`, which stands for none.
+    Id(Step),
+    /// [`Command::pre_exec`](crate::Command::pre_exec) with a template that has no path, or together with
+    /// [`Mode::Template`](crate::Mode::Template).
+    PreExec,
     /// Not a signal number: signals are 1 to 64.
     SignalNumber(i32),
 }
@@ -93,14 +122,14 @@ impl Error {
     /// The `errno` of the system call that failed, if one did.
     pub fn raw_os_error(&self) -> Option<i32> {
         match self {
-            Error::Os { error, .. } => error.raw_os_error(),
+            Error::Spawn { error, .. } | Error::Os { error, .. } => error.raw_os_error(),
             Error::Input(_) | Error::Reply(_) => None,
         }
     }
 
     /// Whether the reason is that this kernel has no spawn templates (`ENOSYS`).
     pub fn is_unsupported(&self) -> bool {
-        let start = matches!(self, Error::Os { call: Call::Create | Call::Spawn, .. });
+        let start = matches!(self, Error::Os { call: Call::Create, .. } | Error::Spawn { stage: None, .. });
         start && self.raw_os_error() == Some(libc::ENOSYS)
     }
 }
@@ -109,6 +138,18 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Input(what) => what.fmt(f),
+            Error::Spawn { program, .. } if self.is_unsupported() => {
+                write!(f, "{}: this kernel has no spawn templates", Path::new(program).display())
+            }
+            Error::Spawn { program, stage, step, error } => {
+                write!(f, "{}: ", Path::new(program).display())?;
+                match (step, stage) {
+                    (Some(step), _) => write!(f, "{step}: ")?,
+                    (None, Some(stage)) => write!(f, "{stage}: ")?,
+                    (None, None) => {}
+                }
+                error.fmt(f)
+            }
             Error::Os { call, .. } if self.is_unsupported() => write!(f, "{call}: this kernel has no spawn templates"),
             Error::Os { call, error } => write!(f, "{call}: {error}"),
             Error::Reply(what) => write!(f, "unexpected answer from the kernel: {what}"),
@@ -129,7 +170,7 @@ impl From<InvalidInput> for Error {
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         match error {
-            Error::Os { error, .. } => error,
+            Error::Spawn { error, .. } | Error::Os { error, .. } => error,
             Error::Input(what) => io::Error::new(io::ErrorKind::InvalidInput, what),
             Error::Reply(what) => io::Error::new(io::ErrorKind::InvalidData, what),
         }
@@ -140,7 +181,11 @@ impl fmt::Display for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Call::Create => "spawn_template_create",
-            Call::Spawn => "spawn_template_spawn",
+            Call::Executable => "opening the executable",
+            Call::Pipe => "pipe2",
+            Call::Duplicate => "fcntl(F_DUPFD_CLOEXEC)",
+            Call::Priority => "getpriority",
+            Call::Streams => "reading or writing the child's streams",
             Call::Wait => "waitid",
             Call::SendSignal => "pidfd_send_signal",
             Call::Fdinfo => "reading /proc/self/fdinfo",
@@ -159,14 +204,18 @@ impl fmt::Display for InvalidInput {
             InvalidInput::TooManyActions => {
                 write!(f, "more than {} actions", crate::uapi::SPAWN_TEMPLATE_MAX_ACTIONS)
             }
-            InvalidInput::NegativeFd(index) => write!(f, "action {index} names a negative descriptor"),
-            InvalidInput::EmptyRange(index) => write!(f, "action {index} closes a range that ends before it starts"),
-            InvalidInput::NothingPlaced { action, fd } => {
-                write!(f, "action {action} takes descriptor {fd} of the child, where no earlier action placed anything")
+            InvalidInput::NegativeFd(step) => write!(f, "{step} names a negative descriptor"),
+            InvalidInput::EmptyRange(step) => write!(f, "{step} closes a range that ends before it starts"),
+            InvalidInput::FdCollision(fd) => write!(f, "two descriptors are placed at {fd}"),
+            InvalidInput::NothingPlaced { step, fd } => {
+                write!(f, "{step} takes descriptor {fd} of the child, where nothing was placed before")
             }
-            InvalidInput::Overwritten { action, fd } => {
-                write!(f, "action {action} takes the caller's descriptor {fd}, which an earlier action replaced")
-            }
+            InvalidInput::TwoCgroups => write!(f, "more than one cgroup"),
+            InvalidInput::Umask(mask) => write!(f, "the umask {mask:#o} has bits outside 0o777"),
+            InvalidInput::SoftLimit(resource) => write!(f, "the soft limit of {resource:?} is above the hard one"),
+            InvalidInput::ProcessGroup(id) => write!(f, "{id} is not a process group"),
+            InvalidInput::Id(step) => write!(f, "{step}: {} is not an id", u32::MAX),
+            InvalidInput::PreExec => write!(f, "pre_exec needs fork and exec of a path"),
             InvalidInput::SignalNumber(number) => write!(f, "{number} is not a signal number"),
         }
     }

@@ -1,63 +1,110 @@
-//! Start a program again and again through the Linux *spawn template* system calls.
+//! Start programs through the Linux *spawn template* system calls, or as [`std::process::Command`] does where the kernel
+//! has none.
 //!
-//! A [`Template`] is a file descriptor that keeps one opened executable and its parsed ELF metadata in the kernel. A
-//! [`Command`] describes one way to start it: arguments, environment, and the [`Action`]s the child performs before it
-//! runs the program. [`Command::spawn`] returns a [`Child`], which owns the process's pidfd.
+//! A [`Command`] is made and used like that of the standard library, with more to say: descriptors at any number, terminal,
+//! limits, scheduling, cgroup and the rest of what people fall back to `fork` for. [`Command::spawn`] returns a [`Child`],
+//! which owns the process's pidfd. A failure names the [`Step`] that failed.
 //!
-//! ```no_run
-//! use spawn_template::{Command, Template};
+//! ```
+//! use spawn_template::Command;
 //!
 //! # fn main() -> Result<(), spawn_template::Error> {
-//! let echo = Template::open("/bin/echo")?;
-//! let status = Command::new(&echo).arg("hello").status()?;
-//! assert!(status.success());
+//! let output = Command::new("echo").arg("hello").output()?;
+//! assert_eq!(output.stdout, b"hello\n");
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! # Differences from `std::process::Command`
+//! A [`Template`] is a file descriptor that keeps one opened executable and its parsed ELF metadata in the kernel. A
+//! `Command` that is given a name or path takes one from the process-wide [`cache`]; who starts the same program often can
+//! hold it, and [`Command::prepare`] the arguments as well:
 //!
-//! - **Descriptors.** The child gets 0, 1 and 2 as far as they are open in the caller, and what the actions place. Others
-//!   stay behind, whether they are close-on-exec or not; see [`Command::inherit_fds`].
-//! - **Signals.** The child inherits the calling thread's blocked signals and every ignored signal. The Rust runtime
-//!   ignores `SIGPIPE`, so programs that rely on being ended by it need [`Command::sigdefault`].
-//! - **No `PATH` search, no scripts.** A template is made from an absolute path or an open file, and only from a native
-//!   ELF program.
-//! - **Errors.** A failing action or exec is the error of [`Command::spawn`] itself, and no child is left behind.
+//! ```
+//! use spawn_template::{Command, Template};
 //!
-//! # Kernel support
+//! # fn main() -> Result<(), spawn_template::Error> {
+//! let test = Template::open("/usr/bin/test")?;
+//! let mut command = Command::new(&test);
+//! let prepared = command.args(["-d", "/"]).prepare()?;
+//! for _ in 0..3 {
+//!     let mut child = prepared.spawn()?;
+//!     assert!(child.wait()?.success());
+//!     println!("started by {}", child.via());
+//! }
+//! # Ok(())
+//! # }
+//! ```
 //!
-//! The calls need a kernel with this project's patches and its module loaded. Without them everything fails with
-//! `ENOSYS`, which [`Error::is_unsupported`] recognises and [`is_supported`] tells in advance.
+//! # Kernels with and without the calls
+//!
+//! The calls need a kernel with this project's patches and its module loaded; [`is_supported`] tells. Everywhere else, and
+//! for programs that cannot be templates (scripts), the same steps are done by fork and exec, in the way of
+//! `posix_spawn(3)`: without a copy of the caller's memory. [`Child::via`] tells which it was and why, and [`Mode`]
+//! chooses; `SPAWN_TEMPLATE_REQUIRED=1` in the environment makes every silent fallback an error. What differs:
+//!
+//! - A template of the kernel can be used only with the credentials that it was made with (`EACCES`).
+//! - Where an action's flags are wrong in a way that only `openat2(2)` knows, the stage is [`Stage::Action`], not
+//!   [`Stage::Arguments`].
+//! - An `O_PATH` descriptor of each executable stands for the template; [`Template::stats`] is not available.
+//! - It needs Linux 5.11.
 //!
 //! Only x86-64 Linux has the calls; on any other target this crate does not compile.
+//!
+//! # Differences from `std::process::Command`
+//!
+//! - **Descriptors.** The child gets 0, 1 and 2 as far as they are open in the caller, and what the command places. Others
+//!   stay behind, whether they are close-on-exec or not; see [`Command::inherit_fds`].
+//! - **Borrowing.** A descriptor can be given by reference, so `Command` has a lifetime; one that only takes owned things is
+//!   a `Command<'static>`.
+//! - **`&self`.** Starting does not change the command, which can be shared between threads and cloned.
+//! - **Errors** are [`Error`], which converts to [`std::io::Error`] with the same `errno`.
+//! - [`Command::pre_exec`] takes a `Fn`, and forces fork and exec.
+//!
+//! All features, with their counterparts in `std`, tokio and `posix_spawn`, are in `PARITY.md`.
 
-/// The Rust example of the project's README compiles.
+/// The examples of the project's README and of this crate's compile and run.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64", target_pointer_width = "64")))]
 compile_error!("spawn-template: the spawn template system calls exist on x86-64 Linux only");
 
 mod action;
+pub mod cache;
 mod child;
 mod command;
+mod environment;
 mod error;
+mod executable;
 mod fdinfo;
+mod fork_exec;
+mod plan;
+mod program;
+pub mod raw;
+pub mod search;
 mod signal;
+mod stdio;
+mod step;
 pub mod sys;
 mod template;
 pub mod uapi;
+mod via;
 
-pub use action::{Action, ChildFd, Fd, Open};
+pub use action::{Action, ActionPath, ChildFd, Fd, Open, Resource, SchedAttr, Scheduler};
 pub use child::Child;
 pub use command::{Command, Prepared};
 pub use error::{Call, Error, InvalidInput};
 pub use fdinfo::Stats;
+pub use program::Program;
+pub use raw::Stage;
 pub use signal::SignalSet;
-pub use std::process::ExitStatus;
+pub use std::process::{ExitStatus, Output};
+pub use stdio::Stdio;
+pub use step::Step;
 pub use template::{Template, TemplateOptions};
+pub use via::{Mode, Reason, Via};
 
 /// Whether this kernel has the spawn template system calls, with the module that supplies them loaded.
 ///

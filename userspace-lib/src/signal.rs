@@ -12,6 +12,7 @@ const HIGHEST: c_int = 64;
 /// Unlike the C library's `sigset_t` it can hold every number the kernel knows, also the two real-time signals that
 /// glibc keeps for itself (32 and 33).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(transparent)]
 pub struct SignalSet(u64);
 
 impl SignalSet {
