@@ -143,7 +143,7 @@ fn compare(ctx: &Context, args: &BenchArgs, unit: Unit, json: Option<&Path>) -> 
 fn measure(ctx: &Context, args: &BenchArgs, flavor: Flavor, unit: Unit) -> Result<Report> {
     let icount = unit == Unit::Instructions;
     let (kernel_image, module) = (args.kernel_image.clone(), args.module.clone());
-    let machine = Machine { kernel_image, module, smp: 1, mem: "1G".into() };
+    let machine = Machine { kernel_image, module, smp: 1, mem: None };
     let mut guest = machine.guest(ctx, flavor, "bench")?;
     guest.payload.copy(&programs::bench(ctx)?, Path::new(FOLDER).join("guest-bench").as_path())?;
     programs::add_children(ctx, &mut guest.payload)?;
@@ -152,10 +152,7 @@ fn measure(ctx: &Context, args: &BenchArgs, flavor: Flavor, unit: Unit) -> Resul
     guest.timeout = Duration::from_secs(1800);
 
     let has_templates = guest.module.is_some();
-    let step = ctx.ui.step(match flavor {
-        Flavor::Patched => "measure on the patched kernel",
-        Flavor::Upstream => "measure on the upstream kernel",
-    });
+    let step = ctx.ui.step(format!("measure on the {} kernel", flavor.name()));
     step.progress("booting");
     let mut output = Output::default();
     let mut complaints = Vec::new();

@@ -105,8 +105,8 @@ fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
-/// The hook: makes the disk of the folder it is given and lists the libraries. The disk is made from a second view of the
-/// folder, in which mmdebstrap's mounts of /proc and the like do not show.
+/// The hook: makes the disk of the folder it is given and lists the libraries. The disk is made from a second view of
+/// the folder, in which mmdebstrap's mounts of /proc and the like do not show.
 fn script(disk: &Path, listing: &Path) -> Result<String> {
     let mke2fs = which("mke2fs").context("there is no mke2fs")?;
     let ours = listing.parent().unwrap_or(listing).metadata()?;

@@ -28,6 +28,12 @@ const RECIPE: &str = "kernel 1";
 /// What of the configuration is ours.
 const FRAGMENT: &str = "qemu-tests/kernel/kernel.config";
 
+/// What of it is different in the debug kernel.
+const DEBUG_FRAGMENT: &str = "qemu-tests/kernel/debug.config";
+
+/// What a guest boots and what modules need.
+const EVERYTHING: &[&str] = &["bzImage", "modules"];
+
 /// What of a kernel is kept for guests.
 const OUTPUTS: [(&str, &str); 3] =
     [("arch/x86/boot/bzImage", "bzImage"), ("System.map", "System.map"), (".config", "config")];
@@ -42,6 +48,8 @@ pub enum Flavor {
     Patched,
     /// The same source and configuration without them
     Upstream,
+    /// With our patches and every check that could find a mistake in them: KASAN, lockdep, kmemleak, …; 20 times slower
+    Debug,
 }
 
 impl Flavor {
@@ -50,7 +58,13 @@ impl Flavor {
         match self {
             Flavor::Patched => "patched",
             Flavor::Upstream => "upstream",
+            Flavor::Debug => "debug",
         }
+    }
+
+    /// Whether it has the system calls, and so a module to load.
+    pub fn has_templates(self) -> bool {
+        self != Flavor::Upstream
     }
 }
 
@@ -101,6 +115,11 @@ pub fn ensure(ctx: &Context, flavor: Flavor) -> Result<Kernel> {
     })
 }
 
+/// Whether [`ensure`] would find the kernel in the cache.
+pub fn is_built(ctx: &Context, flavor: Flavor) -> Result<bool> {
+    Ok(Plan::new(ctx, flavor)?.is_kept(ctx))
+}
+
 /// Brings the build tree of `kernel` up to date and returns it, locked, to build modules against.
 pub fn tree(ctx: &Context, kernel: &Kernel) -> Result<Tree> {
     let plan = Plan::new(ctx, kernel.flavor)?;
@@ -126,7 +145,7 @@ impl Plan {
     pub fn new(ctx: &Context, flavor: Flavor) -> Result<Self> {
         let source = source::ensure(ctx)?;
         let overlay = match flavor {
-            Flavor::Patched => Overlay::of_checkout(ctx, &source)?,
+            Flavor::Patched | Flavor::Debug => Overlay::of_checkout(ctx, &source)?,
             Flavor::Upstream => Overlay::default(),
         };
         Self::with_overlay(ctx, flavor, source, overlay)
@@ -135,6 +154,9 @@ impl Plan {
     /// A kernel with these changes to the pristine source.
     pub fn with_overlay(ctx: &Context, flavor: Flavor, source: Source, overlay: Overlay) -> Result<Self> {
         let mut config = read_file(&ctx.root.join(FRAGMENT))?;
+        if flavor == Flavor::Debug {
+            config = merged(&config, &read_file(&ctx.root.join(DEBUG_FRAGMENT))?);
+        }
         // Upstream does not know our options; halfway through the series the kernel may not either.
         if !overlay.defines_option(OUR_OPTIONS)? {
             config =
@@ -152,10 +174,26 @@ impl Plan {
         Ok(Self { flavor, source, overlay, config, toolchain, toolchain_id, key })
     }
 
-    /// Makes the work tree hold this kernel, built, and returns it locked.
+    /// What names this kernel: everything it is made of.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Whether the cache has this kernel, ready to boot.
+    pub fn is_kept(&self, ctx: &Context) -> bool {
+        ctx.cache.entry_path("kernel", &self.key).exists()
+    }
+
+    /// Makes the flavour's work tree hold this kernel, built, and returns it locked.
     pub fn build(&self, ctx: &Context) -> Result<Tree> {
-        let lock = ctx.cache.lock(&ctx.ui, &format!("build-of-the-{}-kernel", self.flavor.name()))?;
-        let work = ctx.cache.path("work").join(self.flavor.name());
+        self.build_in(ctx, self.flavor.name(), EVERYTHING)
+    }
+
+    /// Makes the work tree `name` hold this kernel, these make targets built, and returns it locked. One tree is always
+    /// asked for the same targets.
+    pub fn build_in(&self, ctx: &Context, name: &str, targets: &[&str]) -> Result<Tree> {
+        let lock = ctx.cache.lock(&ctx.ui, &format!("build-of-the-{name}-kernel"))?;
+        let work = ctx.cache.path("work").join(name);
         let tree =
             Tree { src: work.join("src"), obj: work.join("obj"), toolchain: self.toolchain.clone(), _lock: lock };
         // Says that everything below is done, for exactly this kernel. It is absent while anything is being changed.
@@ -167,8 +205,8 @@ impl Plan {
         create_dir(&work)?;
         self.forget_objects_of_other_compilers(&work, &tree.obj)?;
         worktree::sync(ctx, &work, &self.source, &self.overlay)?;
-        self.configure(ctx, &tree)?;
-        self.make(ctx, &tree)?;
+        self.configure(ctx, &tree, name)?;
+        self.make(ctx, &tree, name, targets)?;
         write_file(&built, &self.key)?;
         Ok(tree)
     }
@@ -184,21 +222,22 @@ impl Plan {
         Ok(())
     }
 
-    fn configure(&self, ctx: &Context, tree: &Tree) -> Result<()> {
-        let step = ctx.ui.step(format!("configure the {} kernel", self.flavor.name()));
+    fn configure(&self, ctx: &Context, tree: &Tree, name: &str) -> Result<()> {
+        let step = ctx.ui.step(format!("configure the {name} kernel"));
         let fragment = tree.obj.join("fragment.config");
         write_file(&fragment, &self.config)?;
         tree.make(ctx).arg("allnoconfig").env("KCONFIG_ALLCONFIG", &fragment).step("configuring the kernel").run(
             ctx,
-            &format!("kernel-{}-config", self.flavor.name()),
+            &format!("kernel-{name}-config"),
             |line| step.progress(line),
         )?;
         let lost = lost_options(&self.config, &read_file(&tree.obj.join(".config"))?);
         if !lost.is_empty() {
             bail!(
-                "{} option(s) of {FRAGMENT} did not survive the kernel's configuration:\n  {}\n  next: add what they \
+                "{} option(s) of {} did not survive the kernel's configuration:\n  {}\n  next: add what they \
                  depend on, or remove them",
                 lost.len(),
+                if self.flavor == Flavor::Debug { DEBUG_FRAGMENT } else { FRAGMENT },
                 lost.join("\n  ")
             );
         }
@@ -206,16 +245,16 @@ impl Plan {
         Ok(())
     }
 
-    fn make(&self, ctx: &Context, tree: &Tree) -> Result<()> {
-        let step = ctx.ui.step(format!("build the {} kernel", self.flavor.name()));
+    fn make(&self, ctx: &Context, tree: &Tree, name: &str, targets: &[&str]) -> Result<()> {
+        let step = ctx.ui.step(format!("build the {name} kernel"));
         // The first build of a tree compiles everything; later ones only what changed, and who knows how much that is.
         let first = !tree.obj.join("vmlinux").exists();
         let mut progress = Progress::new(first.then_some(progress::STEPS_OF_A_FULL_BUILD));
         tree.make(ctx)
-            .args(["bzImage", "modules"])
-            .step(format!("building the {} kernel", self.flavor.name()))
+            .args(targets)
+            .step(format!("building the {name} kernel"))
             .hint("the same command continues where this stopped; `cargo xtask clean` starts from nothing")
-            .run(ctx, &format!("kernel-{}", self.flavor.name()), |line| {
+            .run(ctx, &format!("kernel-{name}"), |line| {
                 if let Some(text) = progress.line(line) {
                     step.progress(text);
                 }
@@ -262,6 +301,14 @@ impl Tree {
     }
 }
 
+/// A fragment with the lines of another one, which take the place of those about the same options.
+fn merged(base: &str, other: &str) -> String {
+    let replaced =
+        |line: &str| option(line).is_some_and(|(name, _)| other.lines().filter_map(option).any(|o| o.0 == name));
+    let kept = base.lines().filter(|line| !replaced(line));
+    kept.chain(other.lines()).map(|line| format!("{line}\n")).collect()
+}
+
 /// The options of a fragment that a configuration does not have as asked.
 fn lost_options(fragment: &str, config: &str) -> Vec<String> {
     let value_in = |name: &str| {
@@ -287,6 +334,13 @@ fn option(line: &str) -> Option<(&str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_later_fragment_wins() {
+        let base = "# why\nCONFIG_A=y\nCONFIG_AB=y\n# CONFIG_C is not set\n";
+        let merged = merged(base, "# because\n# CONFIG_A is not set\nCONFIG_C=3\n");
+        assert_eq!(merged, "# why\nCONFIG_AB=y\n# because\n# CONFIG_A is not set\nCONFIG_C=3\n");
+    }
 
     #[test]
     fn options_that_do_not_survive_are_named() {

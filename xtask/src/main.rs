@@ -77,15 +77,17 @@ struct KernelArgs {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match dispatch(cli) {
-        Ok(code) => code,
-        Err(error) => {
-            // A command that died because the person pressed Ctrl-C is not a failure worth describing.
-            interrupt::wait_if_interrupted();
-            ui::report_error(&error);
-            ExitCode::FAILURE
-        }
-    }
+    // The status of `run` is that of its command, so a failure of ours has one of its own.
+    let failure = match cli.command {
+        Command::Run(_) => ExitCode::from(run::STATUS_NOT_RUN),
+        _ => ExitCode::FAILURE,
+    };
+    dispatch(cli).unwrap_or_else(|error| {
+        // A command that died because the person pressed Ctrl-C is not a failure worth describing.
+        interrupt::wait_if_interrupted();
+        ui::report_error(&error);
+        failure
+    })
 }
 
 fn dispatch(cli: Cli) -> Result<ExitCode> {

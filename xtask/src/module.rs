@@ -42,8 +42,10 @@ pub fn ensure(ctx: &Context, kernel: &Kernel) -> Result<PathBuf> {
     let entry = ctx.cache.entry(&ctx.ui, "module", &key, |partial| {
         let tree = kernel::tree(ctx, kernel)?;
         let step = ctx.ui.step("build the module");
-        let scratch = scratch(ctx, &source, "module")?;
-        build(ctx, &tree, &scratch, "module", &[])?;
+        // Each kernel's tree is locked, so nobody else uses the folder that is called like it.
+        let name = format!("module-{}", kernel.flavor.name());
+        let scratch = scratch(ctx, &source, &name)?;
+        build(ctx, &tree, &scratch, &name, &[])?;
         fs::copy(scratch.join(FILE), partial.join(FILE)).with_context(|| format!("the build made no {FILE}"))?;
         step.done("");
         Ok(())

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -12,6 +13,7 @@ use crate::context::Context;
 use crate::kernel::overlay::{self, Overlay, git};
 use crate::kernel::{Flavor, Plan};
 use crate::source::{self, BASE_VERSION, Source};
+use crate::ui::duration;
 
 /// What checkpatch.pl must not ask for. A sign-off is a person's statement about where a patch comes from; whoever
 /// sends the series adds theirs, and the files here carry none.
@@ -141,8 +143,8 @@ fn checkpatch(ctx: &Context, source: &Source, patches: &[PathBuf]) -> Result<()>
     }
     if !complaints.is_empty() {
         bail!(
-            "checkpatch.pl --strict complains about {} of {} patches (numbers are lines of the patch files)\n  {}\n  next: \
-             change what it names, or the commit message",
+            "checkpatch.pl --strict complains about {} of {} patches (numbers are lines of the patch files)\n  {}\n  \
+             next: change what it names, or the commit message",
             complaints.len(),
             patches.len(),
             complaints.join("\n  ")
@@ -152,15 +154,28 @@ fn checkpatch(ctx: &Context, source: &Source, patches: &[PathBuf]) -> Result<()>
     Ok(())
 }
 
-/// Builds the kernel after each patch. The last one leaves the objects that `bench` and `test` use.
+/// Builds the kernel after each patch, in a work tree of its own, where make compiles what a patch touches and no more.
+/// What has been built before is remembered by content, so that an interrupted check goes on where it stopped.
 fn check_builds(ctx: &Context, patches: &[PathBuf]) -> Result<()> {
     for n in 1..=patches.len() {
         let (applied, name) = (&patches[..n], patches[n - 1].file_name().unwrap_or_default().to_string_lossy());
-        ctx.ui.note(format!("patch {n} of {}: {name}", patches.len()));
         let source = source::ensure(ctx)?;
         let overlay = Overlay::of_patches(ctx, &source, applied, None)?;
         let plan = Plan::with_overlay(ctx, Flavor::Patched, source, overlay)?;
-        plan.build(ctx).with_context(|| format!("the kernel does not build with the series up to {name}"))?;
+        let begun = Instant::now();
+        let mut built_before = true;
+        // The last patch makes the kernel that guests boot, which may be there already.
+        if !plan.is_kept(ctx) {
+            ctx.cache.entry(&ctx.ui, "patch-builds", plan.key(), |_| {
+                built_before = false;
+                plan.build_in(ctx, "check", &["vmlinux", "modules"])
+                    .map(drop)
+                    .with_context(|| format!("the kernel does not build with the series up to {name}"))
+            })?;
+        }
+        let how =
+            if built_before { "was built before".into() } else { format!("built in {}", duration(begun.elapsed())) };
+        ctx.ui.note(format!("patch {n} of {}: {how}: {name}", patches.len()));
     }
     Ok(())
 }

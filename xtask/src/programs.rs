@@ -1,9 +1,11 @@
 //! The programs that run in the guest: ours in Rust, and the children that tests and benchmarks start.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
+use serde::Deserialize;
 
 use crate::cache::Key;
 use crate::cmd::{Cmd, create_dir, read_file, write_file};
@@ -35,37 +37,103 @@ pub fn add_children(ctx: &Context, payload: &mut Payload) -> Result<()> {
     payload.copy(&children(ctx)?, &Path::new(FOLDER).join("children"))
 }
 
+/// The crate's tests that need the system calls: every `userspace-lib/tests/spawn*.rs`. Returns the folder they lie
+/// in, one program each.
+pub fn crate_tests(ctx: &Context) -> Result<PathBuf> {
+    let arguments = ["test", "--no-run", "--package", "spawn-template", "--test", "spawn*"];
+    let arguments = [&arguments[..], &["--message-format", "json-render-diagnostics"]].concat();
+    cargo(ctx, "crate-tests", &arguments, &["userspace-lib", "uapi-headers"], |_, said, folder| {
+        let tests: Vec<Test> = said.iter().filter_map(|line| Test::parse(line)).collect();
+        ensure!(!tests.is_empty(), "cargo named no test of the crate that it has built");
+        for Test { name, program } in tests {
+            fs::copy(&program, folder.join(name)).with_context(|| format!("cannot copy {}", program.display()))?;
+        }
+        Ok(())
+    })
+}
+
 /// Builds a package of ours, made of these folders, when the cache has none.
 fn program(ctx: &Context, package: &str, sources: &[&str]) -> Result<PathBuf> {
+    let arguments = ["build", "--release", "--package", package];
+    let entry = cargo(ctx, package, &arguments, sources, |target, _, folder| {
+        let built = target.join("release").join(package);
+        fs::copy(&built, folder.join(package)).with_context(|| format!("cannot copy {}", built.display()))?;
+        Ok(())
+    })?;
+    Ok(entry.join(package))
+}
+
+/// Has cargo build something made of these folders when the cache has none, and `keep` copy it from the folder that
+/// cargo built in, going by what cargo said, to the cache.
+fn cargo(
+    ctx: &Context,
+    name: &str,
+    arguments: &[&str],
+    sources: &[&str],
+    keep: impl FnOnce(&Path, &[String], &Path) -> Result<()>,
+) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let version = Cmd::new("rustc").arg("-vV").dir(&ctx.root).read()?;
-    let mut key = Key::new("guest program 1").text("package", package).text("rustc", version).text("flags", FLAGS);
+    let mut key = Key::new("guest program 2").text("rustc", version).text("flags", FLAGS);
+    for argument in arguments {
+        key = key.text("argument", argument);
+    }
     for file in ["Cargo.toml", "Cargo.lock"] {
         key = key.file(file, &ctx.root.join(file))?;
     }
     for folder in sources {
         key = key.tree(folder, &ctx.root.join(folder))?;
     }
-    let entry = ctx.cache.entry(&ctx.ui, "program", &key.finish(), |folder| {
-        // The compiled dependencies are shared by all checkouts and versions; only one build at a time may leave its
-        // program there.
-        let target = ctx.cache.path("program-target");
+    ctx.cache.entry(&ctx.ui, "program", &key.finish(), |folder| {
+        // cargo takes what another checkout has built for its own when that is newer than the sources here, so each has
+        // a folder of its own, in which one build at a time may leave its programs.
+        let checkout = Key::new("checkout").bytes("root", ctx.root.as_os_str().as_bytes()).finish();
+        let target = ctx.cache.path("program-target").join(&checkout);
         create_dir(&target)?;
-        let _lock = ctx.cache.lock(&ctx.ui, "program-target")?;
-        let step = ctx.ui.step(format!("build {package}"));
+        let _lock = ctx.cache.lock(&ctx.ui, &format!("program-target-{checkout}"))?;
+        let step = ctx.ui.step(format!("build {name}"));
+        let mut said = Vec::new();
         Cmd::new(cargo)
-            .args(["build", "--release", "--package", package, "--target", TARGET, "--target-dir"])
+            .args(arguments)
+            .args(["--target", TARGET, "--target-dir"])
             .arg(&target)
             .env("RUSTFLAGS", FLAGS)
             .dir(&ctx.root)
-            .step(format!("building {package}"))
-            .run(ctx, package, |line| step.progress(line.trim()))?;
-        let built = target.join(TARGET).join("release").join(package);
-        fs::copy(&built, folder.join(package)).with_context(|| format!("cannot copy {}", built.display()))?;
+            .step(format!("building {name}"))
+            .run(ctx, name, |line| {
+                step.progress(line.trim());
+                said.push(line.to_owned());
+            })?;
+        keep(&target.join(TARGET), &said, folder)?;
         step.done("");
         Ok(())
-    })?;
-    Ok(entry.join(package))
+    })
+}
+
+/// A test program that cargo has built.
+#[derive(Debug, PartialEq, Eq)]
+struct Test {
+    name: String,
+    program: PathBuf,
+}
+
+impl Test {
+    /// Reads a line of cargo's messages; most are about other things.
+    fn parse(line: &str) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Message {
+            target: Target,
+            executable: Option<PathBuf>,
+        }
+        #[derive(Deserialize)]
+        struct Target {
+            name: String,
+            kind: Vec<String>,
+        }
+        let message: Message = serde_json::from_str(line).ok()?;
+        let is_test = message.target.kind.iter().any(|kind| kind == "test");
+        Some(Self { name: message.target.name, program: message.executable.filter(|_| is_test)? })
+    }
 }
 
 fn children(ctx: &Context) -> Result<PathBuf> {
@@ -124,6 +192,17 @@ fn parse(table: &str) -> Result<Vec<Child>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn test_programs_are_told_from_what_else_cargo_says() {
+        let test =
+            r#"{"reason":"compiler-artifact","target":{"kind":["test"],"name":"spawn"},"executable":"/t/spawn-1"}"#;
+        assert_eq!(Test::parse(test), Some(Test { name: "spawn".into(), program: "/t/spawn-1".into() }));
+        let library = r#"{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"libc"},"executable":null}"#;
+        assert_eq!(Test::parse(library), None);
+        assert_eq!(Test::parse(r#"{"reason":"build-finished","success":true}"#), None);
+        assert_eq!(Test::parse("   Compiling libc v0.2"), None);
+    }
 
     #[test]
     fn the_table_is_read() {

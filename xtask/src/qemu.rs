@@ -356,8 +356,8 @@ impl Guest {
         command.arg("-kernel").arg(&self.kernel);
         let path = passed_path(command, initramfs);
         command.arg("-initrd").arg(path);
-        // Booting, the kernel counts timer ticks against delay loops, and panics when too few come: under emulation they
-        // do on a busy machine.
+        // Booting, the kernel counts timer ticks against delay loops, and panics when too few come: under emulation
+        // they do on a busy machine.
         let kernel_args = format!("console=ttyS0 panic=-1 no_timer_check {}", self.kernel_args);
         command.arg("-append").arg(kernel_args.trim_end());
         command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);

@@ -16,12 +16,14 @@ const STATUS_PANIC: u8 = 250;
 const STATUS_COMPLAINT: u8 = 251;
 const STATUS_TIMEOUT: u8 = 252;
 const STATUS_QEMU: u8 = 253;
-const STATUS_NOT_RUN: u8 = 254;
+/// The command could not be run, whatever the reason.
+pub const STATUS_NOT_RUN: u8 = 254;
 
 /// Arguments of `run`.
 #[derive(clap::Args)]
 #[command(after_help = "\
-Exit status: the command's, 128 + N when signal N killed it, 127 when it was not found, 126 when it could not be started, or
+Exit status: the command's, 128 + N when signal N killed it, 127 when it was not found, 126 when it could not be
+started, or
   250  the guest's kernel panicked, oopsed or hit a BUG before the command ended
   251  the command ended, but the guest's kernel warned, stalled or complained otherwise
   252  the guest did not boot, or the command did not end, in time
@@ -36,13 +38,14 @@ Examples:
   cargo xtask run --copy target/debug/demo -- ./demo --verbose
   cargo xtask run --kernel upstream --copy data:/srv/data -- bash -c 'ls -l /srv/data'")]
 pub struct RunArgs {
-    /// Which kernel; the patched one comes with the module loaded
+    /// Which kernel; all but upstream come with the module loaded
     #[arg(long, value_enum, default_value = "patched")]
     kernel: Flavor,
     #[command(flatten)]
     machine: Machine,
-    /// Copy a file or folder into the guest, with the shared libraries its programs need there. Without GUEST it lies in
-    /// /payload under its own name; a relative GUEST is below /payload; one that ends in a slash is the folder to put it in
+    /// Copy a file or folder into the guest, with the shared libraries its programs need there. Without GUEST it lies
+    /// in /payload under its own name; a relative GUEST is below /payload; one that ends in a slash is the folder to
+    /// put it in
     #[arg(long, value_name = "HOST[:GUEST]")]
     copy: Vec<CopySpec>,
     /// Count time in guest instructions: one nanosecond each (implies --accel tcg)
@@ -68,9 +71,9 @@ pub struct Machine {
     /// How many processors
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub smp: u32,
-    /// How much memory, such as 512M or 2G
-    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = memory)]
-    pub mem: String,
+    /// How much memory, such as 512M or 2G [default: 1G, 2G for the debug kernel]
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
+    pub mem: Option<String>,
 }
 
 impl Machine {
@@ -80,13 +83,12 @@ impl Machine {
             Some(path) => (path.clone(), self.module.clone()),
             None => {
                 let kernel = kernel::ensure(ctx, flavor)?;
-                let module = match flavor {
-                    Flavor::Patched => Some(module::ensure(ctx, &kernel)?),
-                    Flavor::Upstream => None,
-                };
+                let module = flavor.has_templates().then(|| module::ensure(ctx, &kernel)).transpose()?;
                 (kernel.bzimage, module)
             }
         };
+        // What the debug kernel keeps beside each object takes as much room again.
+        let usual = if flavor == Flavor::Debug { "2G" } else { "1G" };
         Ok(Guest {
             name: name.to_owned(),
             kernel,
@@ -95,7 +97,7 @@ impl Machine {
             init: programs::init(ctx)?,
             module,
             smp: self.smp,
-            mem: self.mem.clone(),
+            mem: self.mem.clone().unwrap_or_else(|| usual.into()),
             icount: false,
             payload: Payload::default(),
             argv: Vec::new(),
@@ -127,11 +129,8 @@ pub fn main(ctx: &Context, args: RunArgs) -> Result<ExitCode> {
             Ok(ExitCode::from(status(&outcome)))
         }
         Err(error) if is_broken_pipe(&error) => Ok(ExitCode::from(128 + libc::SIGPIPE as u8)),
-        Err(error) => {
-            crate::interrupt::wait_if_interrupted();
-            crate::ui::report_error(&error);
-            Ok(ExitCode::from(STATUS_NOT_RUN))
-        }
+        // The caller turns it into STATUS_NOT_RUN.
+        Err(error) => Err(error),
     }
 }
 

@@ -24,10 +24,11 @@ const END_OF_INPUT: u8 = 0x04;
 /// Arguments of `shell`.
 #[derive(clap::Args)]
 #[command(after_help = "\
-The shell is the guest's bash, as root, on its serial console; the module is loaded, and the test programs are in /payload.
-`exit` ends the guest, Ctrl-] ends it at once. Input that does not come from a terminal is typed into the shell.")]
+The shell is the guest's bash, as root, on its serial console; the module is loaded, and the test programs are in
+/payload. `exit` ends the guest, Ctrl-] ends it at once. Input that does not come from a terminal is typed into the
+shell.")]
 pub struct ShellArgs {
-    /// Which kernel; the patched one comes with the module loaded
+    /// Which kernel; all but upstream come with the module loaded
     #[arg(long, value_enum, default_value = "patched")]
     kernel: Flavor,
     #[command(flatten)]

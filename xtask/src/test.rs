@@ -2,32 +2,73 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
 use crate::cmd::Cmd;
 use crate::context::Context;
 use crate::kernel::{self, Flavor};
-use crate::qemu::{End, Outcome};
+use crate::qemu::{End, Guest, Outcome};
 use crate::run::Machine;
 use crate::{module, programs};
+
+/// How many times longer than on the other kernels a test may take on the debug kernel.
+const SLOWNESS: u32 = 10;
+
+/// How long the tests may take in a guest, in seconds; and on the debug kernel.
+const TIMEOUT: u64 = 900;
+const DEBUG_TIMEOUT: u64 = 5400;
+
+/// What the debug kernel needs for more than its tests: booting, the last test, looking for leaks, switching off.
+const DEBUG_MARGIN: Duration = Duration::from_secs(150);
+
+/// With less time than this left for its tests, the debug kernel is not booted.
+const DEBUG_LEAST: Duration = Duration::from_secs(60);
+
+/// Tests with this in their names need Smack to be the guest's security module instead of AppArmor, and get a boot of
+/// their own. The kernel's own order of modules stands in kernel.config.
+const SMACK: &str = "smack";
+const SMACK_ARGS: &str = "lsm=landlock,yama,smack,bpf";
+
+/// Runs the crate's tests and then the suite, with the filter if there is one. The suite's come last because they
+/// unload the module.
+const SCRIPT: &str = r#"#!/bin/bash
+status=0
+for program in /payload/crate-tests/*; do
+    "$program" "$@" || status=1
+done
+if [ -n "$SPAWN_TEMPLATE_SECONDS" ]; then
+    SPAWN_TEMPLATE_SECONDS=$((SPAWN_TEMPLATE_SECONDS > SECONDS ? SPAWN_TEMPLATE_SECONDS - SECONDS : 0))
+fi
+/payload/guest-suite --without=smack "$@" || status=1
+exit $status
+"#;
 
 /// Arguments of `test`.
 #[derive(clap::Args)]
 #[command(after_help = "\
-Here: rustfmt, clippy and unit tests of user space, formatting and clippy of the module. In a guest with the patched kernel:
-the test suite, which fails as well when the kernel warns or nothing ends in time. The last line sums up both.")]
+Here: rustfmt, clippy and unit tests of user space, formatting and clippy of the module. In a guest with the patched
+kernel: those tests of the crate that need the system calls (userspace-lib/tests/spawn*.rs) and the test suite, which
+fail as well when the kernel warns or nothing ends in time; tests of Smack in a second boot. The last line sums up
+everything.")]
 pub struct TestArgs {
     /// Only this half
     #[arg(long, value_enum)]
     only: Option<Half>,
-    /// How long the suite may take in the guest
-    #[arg(long, value_name = "SECS", default_value_t = 900)]
-    timeout: u64,
+    /// Only the guest's half, on the debug kernel: KASAN, lockdep and more; what they and kmemleak find fails the run
+    #[arg(long, conflicts_with = "only")]
+    debug: bool,
+    /// At last the guest's half once more on the debug kernel, if that is built already and as far as SECS, counted
+    /// from the start of the command, allow; what is left out is counted as skipped
+    #[arg(long, value_name = "SECS", conflicts_with_all = ["only", "debug", "kernel_image"])]
+    debug_within: Option<u64>,
+    /// How long the tests may take in the guest [default: 900, 5400 on the debug kernel]
+    #[arg(long, value_name = "SECS")]
+    timeout: Option<u64>,
     #[command(flatten)]
     machine: Machine,
-    /// Only tests of the suite whose name contains this
+    /// Only tests in the guest whose name contains this
     filter: Option<String>,
 }
 
@@ -76,12 +117,24 @@ impl Tally {
 
 /// `test`
 pub fn main(ctx: &Context, args: TestArgs) -> Result<ExitCode> {
+    let begun = Instant::now();
     let mut tally = Tally::default();
-    if args.only != Some(Half::Guest) {
+    let (here, there) = match args.only {
+        None => (!args.debug, true),
+        Some(half) => (half == Half::Host, half == Half::Guest),
+    };
+    if here {
         host(ctx, &mut tally)?;
     }
-    if args.only != Some(Half::Host) {
-        guest(ctx, &args, &mut tally)?;
+    if there {
+        let flavor = if args.debug { Flavor::Debug } else { Flavor::Patched };
+        if here && args.machine.kernel_image.is_none() {
+            lint(ctx, &mut tally)?;
+        }
+        guest(ctx, &args, flavor, None, &mut tally)?;
+    }
+    if let Some(seconds) = args.debug_within {
+        debug_if_possible(ctx, &args, Duration::from_secs(seconds).saturating_sub(begun.elapsed()), &mut tally)?;
     }
     println!();
     match tally.skipped {
@@ -89,6 +142,23 @@ pub fn main(ctx: &Context, args: TestArgs) -> Result<ExitCode> {
         skipped => println!("{} passed, {} failed, {skipped} skipped", tally.passed, tally.failed),
     }
     Ok(if tally.failed == 0 && tally.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The guest's half on the debug kernel, if that costs no build and no more than `left`.
+fn debug_if_possible(ctx: &Context, args: &TestArgs, left: Duration, tally: &mut Tally) -> Result<()> {
+    let name = "guest: the tests on the debug kernel";
+    let time = left.saturating_sub(DEBUG_MARGIN);
+    if !kernel::is_built(ctx, Flavor::Debug)? {
+        tally.skip(name, "it is not built; `cargo xtask test --debug` builds it and runs them");
+    } else if time < DEBUG_LEAST {
+        tally.skip(
+            name,
+            &format!("{} s are left, which is too little; `cargo xtask test --debug` runs them", left.as_secs()),
+        );
+    } else {
+        guest(ctx, args, Flavor::Debug, Some(time), tally)?;
+    }
+    Ok(())
 }
 
 /// User space is checked where it is built.
@@ -145,18 +215,53 @@ fn cargo_result(line: &str) -> Option<Tally> {
     Some(Tally { passed: count("passed")?, failed: count("failed")?, skipped: count("ignored")? })
 }
 
-/// The suite is checked in a guest.
-fn guest(ctx: &Context, args: &TestArgs, tally: &mut Tally) -> Result<()> {
-    let mut guest = args.machine.guest(ctx, Flavor::Patched, "test")?;
-    if args.only.is_none() && args.machine.kernel_image.is_none() {
-        lint(ctx, tally)?;
+/// Everything that needs the system calls is checked in a guest; what would begin after `time` is left out.
+fn guest(ctx: &Context, args: &TestArgs, flavor: Flavor, time: Option<Duration>, tally: &mut Tally) -> Result<()> {
+    let begun = Instant::now();
+    let filter = args.filter.as_deref().unwrap_or("");
+    if !filter.contains(SMACK) {
+        let mut guest = prepared(ctx, args, flavor, time)?;
+        guest.payload.copy(&programs::crate_tests(ctx)?, "/payload/crate-tests".as_ref())?;
+        guest.payload.text("/payload/run-tests", SCRIPT, 0o755);
+        guest.argv = vec!["/payload/run-tests".into()];
+        guest.argv.extend(args.filter.clone());
+        ctx.ui.note(format!("==> tests in a guest with the {} kernel", flavor.name()));
+        boot(ctx, guest, "guest: the tests came to their end and the kernel stayed quiet", tally)?;
     }
+    // The suite is a static program, which can be asked here what it has.
+    let listed = Cmd::new(programs::suite(ctx)?).args(["--list", SMACK]).read()?;
+    if (filter.is_empty() || filter.contains(SMACK)) && listed.lines().any(|name| name.contains(filter)) {
+        let mut guest = prepared(ctx, args, flavor, time.map(|time| time.saturating_sub(begun.elapsed())))?;
+        guest.kernel_args = SMACK_ARGS.into();
+        guest.argv = vec!["/payload/guest-suite".into(), if filter.is_empty() { SMACK } else { filter }.into()];
+        ctx.ui.note(format!("==> tests in a guest with the {} kernel and Smack", flavor.name()));
+        boot(ctx, guest, "guest with Smack: the tests came to their end and the kernel stayed quiet", tally)?;
+    }
+    Ok(())
+}
+
+/// A guest with the suite and what it starts, still without a command.
+fn prepared(ctx: &Context, args: &TestArgs, flavor: Flavor, time: Option<Duration>) -> Result<Guest> {
+    let mut guest = args.machine.guest(ctx, flavor, "test")?;
     programs::add_children(ctx, &mut guest.payload)?;
     guest.payload.copy(&programs::suite(ctx)?, "/payload/guest-suite".as_ref())?;
-    guest.argv = vec!["/payload/guest-suite".into()];
-    guest.argv.extend(args.filter.clone());
-    guest.timeout = Duration::from_secs(args.timeout);
-    ctx.ui.note("==> test suite in the guest");
+    // Without it, the crate's tests pass where the calls are missing.
+    guest.env.insert("SPAWN_TEMPLATE_REQUIRED".into(), "1".into());
+    let mut usual = TIMEOUT;
+    if flavor == Flavor::Debug {
+        guest.env.insert("SPAWN_TEMPLATE_SLOW".into(), SLOWNESS.to_string());
+        usual = DEBUG_TIMEOUT;
+    }
+    guest.timeout = Duration::from_secs(args.timeout.unwrap_or(usual));
+    if let Some(time) = time {
+        guest.env.insert("SPAWN_TEMPLATE_SECONDS".into(), time.as_secs().to_string());
+        guest.timeout = guest.timeout.min(time + DEBUG_MARGIN);
+    }
+    Ok(guest)
+}
+
+/// Boots, shows what the tests say and counts it.
+fn boot(ctx: &Context, guest: Guest, name: &str, tally: &mut Tally) -> Result<()> {
     let mut said = Vec::new();
     let outcome = guest.run(
         ctx,
@@ -167,10 +272,10 @@ fn guest(ctx: &Context, args: &TestArgs, tally: &mut Tally) -> Result<()> {
         &mut |bytes| io::stderr().write_all(bytes),
         None,
     )?;
-    let (suite, problem) = judge(&String::from_utf8_lossy(&said), &outcome);
-    tally.add(suite);
+    let (count, problem) = judge(&String::from_utf8_lossy(&said), &outcome);
+    tally.add(count);
     outcome.explain();
-    tally.count("guest: the suite came to its end and the kernel stayed quiet", problem.map_or(Ok(()), Err));
+    tally.count(name, problem.map_or(Ok(()), Err));
     Ok(())
 }
 
@@ -183,32 +288,34 @@ fn lint(ctx: &Context, tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// What the suite counted, and what is wrong beyond that.
+/// What the tests counted, and what is wrong beyond that.
 fn judge(said: &str, outcome: &Outcome) -> (Tally, Option<String>) {
+    let mut count = Tally::default();
+    said.lines().filter_map(cargo_result).for_each(|tests| count.add(tests));
     let closing = said.lines().last().and_then(closing_line);
-    let suite = closing.unwrap_or_else(|| Tally {
+    count.add(closing.unwrap_or_else(|| Tally {
         // The suite did not get to the end; what it did get to counts.
         passed: said.lines().filter(|line| line.starts_with("ok ")).count() as u32,
         failed: said.lines().filter(|line| line.starts_with("FAILED ")).count() as u32,
         skipped: said.lines().filter(|line| line.starts_with("skipped ")).count() as u32,
-    });
+    }));
     let problem = match (&outcome.end, outcome.findings.first()) {
         (End::Crashed, _) => Some("the kernel crashed".to_owned()),
         (End::TimedOut(what), _) => Some(what.clone()),
         (End::Qemu(how), _) => Some(format!("QEMU {how}")),
         (End::Guest(why), _) => Some(why.clone()),
         (_, Some(finding)) => Some(format!("{}: {}", finding.kind, finding.line)),
-        (End::Signaled(signal), _) => Some(format!("signal {signal} ended the suite")),
+        (End::Signaled(signal), _) => Some(format!("signal {signal} ended the tests")),
         (End::Exited(_), None) if closing.is_none() => Some("the suite did not sum up".to_owned()),
-        (End::Exited(0), None) if suite.failed > 0 || suite.passed == 0 => {
-            Some("the suite ended well, but by its count it did not".to_owned())
+        (End::Exited(0), None) if count.failed > 0 || count.passed == 0 => {
+            Some("the tests ended well, but by their count they did not".to_owned())
         }
-        (End::Exited(status), None) if *status != 0 && suite.failed == 0 => {
-            Some(format!("the suite counted no failure, but ended with status {status}"))
+        (End::Exited(status), None) if *status != 0 && count.failed == 0 => {
+            Some(format!("the tests counted no failure, but ended with status {status}"))
         }
         (End::Exited(_), None) => None,
     };
-    (suite, problem)
+    (count, problem)
 }
 
 /// Reads the suite's `N passed, N failed`, or the same with `, N skipped`.
@@ -268,6 +375,15 @@ mod tests {
         let (count, problem) = judge("ok a\nFAILED b: no\n", &outcome(End::TimedOut("too slow".into()), &[]));
         assert_eq!(count, tally(1, 1, 0));
         assert_eq!(problem.as_deref(), Some("too slow"));
+    }
+
+    #[test]
+    fn the_crates_tests_are_counted_with_the_suites() {
+        let said = "test a ... ok\n\ntest result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n\
+                    ok a\n1 passed, 0 failed, 1 skipped\n";
+        assert_eq!(judge(said, &outcome(End::Exited(0), &[])), (tally(3, 0, 1), None));
+        // One of the crate's programs died before it could count.
+        assert!(judge(said, &outcome(End::Exited(1), &[])).1.is_some());
     }
 
     #[test]

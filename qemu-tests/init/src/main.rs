@@ -1,9 +1,11 @@
 //! PID 1 of the guest: makes the system usable, runs one command, reports its status and powers off.
 //!
-//! The kernel starts this program from the initramfs. Everything it is to do stands in `/payload/job.json`, written by
-//! xtask; what it has to say goes to the host over virtio-serial ports, so that the kernel's console stays the kernel's.
+//! The kernel starts this program from the initramfs. Everything it is to do stands in `/payload/job.json`, written
+//! by xtask; what it has to say goes to the host over virtio-serial ports, so that the kernel's console stays the
+//! kernel's.
 
 mod job;
+mod leaks;
 mod mounts;
 mod overlay;
 mod ports;
@@ -46,6 +48,10 @@ fn guest(control: &mut Option<Control>) -> Result<(), String> {
     }
 
     let event = run::run(&job, control)?;
+    // Whoever sits at a terminal would only wonder what takes so long.
+    if job.tty.is_none() {
+        leaks::report()?;
+    }
     control.send(&event);
     control.wait_for_host();
     Ok(())

@@ -74,7 +74,8 @@ pub enum Line {
     },
     /// A finished measurement.
     Result(Sample),
-    /// All calls for one child and parent, warm-up included, went through the system call: the template's fdinfo says so.
+    /// All calls for one child and parent, warm-up included, went through the system call: the template's fdinfo says
+    /// so.
     Counted {
         /// How many they were.
         spawns: u64,
@@ -384,7 +385,8 @@ mod tests {
     fn lines_are_read() {
         let line = r#"{"child":"static","parent":"small","type":"progress"}"#;
         assert_eq!(Line::parse(line).unwrap(), Line::Progress { parent: "small".into(), child: "static".into() });
-        let line = r#"{"child":"static","method":"clone3","n":9,"p10":99,"p50":100,"p90":101,"typical":100,"parent":"small","type":"result"}"#;
+        let line = "{\"child\":\"static\",\"method\":\"clone3\",\"n\":9,\"p10\":99,\"p50\":100,\"p90\":101,\
+                    \"typical\":100,\"parent\":\"small\",\"type\":\"result\"}";
         assert_eq!(Line::parse(line).unwrap(), Line::Result(sample("small", "static", "clone3", 100)));
         assert!(Line::parse("Segmentation fault").is_err());
     }

@@ -15,7 +15,7 @@ pub enum Kind {
     Oops,
     /// A check in the kernel found corrupted state.
     Bug,
-    /// KASAN, KMEMLEAK or UBSAN found a memory error.
+    /// KASAN, kmemleak, UBSAN or the slab allocator found a memory error.
     Memory,
     /// The lock validator found a way to deadlock, or RCU used wrongly.
     Lockdep,
@@ -129,7 +129,12 @@ fn classify(line: &str) -> Option<Kind> {
 
     if starts("Kernel panic - not syncing") {
         Some(Kind::Panic)
-    } else if starts("BUG: KASAN") || starts("UBSAN:") || (starts("kmemleak:") && has("suspected memory leak")) {
+    } else if starts("BUG: KASAN")
+        || starts("UBSAN:")
+        // The slab allocator's own checks: "BUG name-of-the-cache (Tainted: ...): what is wrong".
+        || (starts("BUG ") && has("): "))
+        || (starts("kmemleak:") && has("suspected memory leak"))
+    {
         Some(Kind::Memory)
     } else if has("BUG: soft lockup")
         || has("hard LOCKUP")
@@ -229,9 +234,12 @@ BUG: and so is this\r
 [    3.400000] kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)
 [    3.500000] BUG: sleeping function called from invalid context at mm/slab.c:1
 [    3.600000] rust_kernel: panicked at spawn_template.rs:10:5:
+[    3.700000] BUG kmalloc-64 (Tainted: G           O      ): Object already free
+[    3.800000] refcount_t: underflow; use-after-free.
+[    3.800001] WARNING: lib/refcount.c:28 at refcount_warn_saturate+0x1/0x2, CPU#0: rmmod/70
 ";
         use Kind::*;
-        assert_eq!(kinds(log), [Lockdep, Lockdep, Memory, Memory, Memory, Bug, Bug]);
+        assert_eq!(kinds(log), [Lockdep, Lockdep, Memory, Memory, Memory, Bug, Bug, Memory, Warning]);
     }
 
     #[test]

@@ -10,7 +10,8 @@ use goblin::elf::header::{EM_X86_64, ET_DYN, ET_EXEC};
 
 use crate::cmd::Cmd;
 
-/// Where Debian keeps libraries, on the host and in the guest. The guest's dynamic linker looks here without being told.
+/// Where Debian keeps libraries, on the host and in the guest. The guest's dynamic linker looks here without being
+/// told.
 pub const FOLDERS: &[&str] = &[
     "/lib/x86_64-linux-gnu",
     "/usr/lib/x86_64-linux-gnu",
