@@ -2,7 +2,7 @@
 //!
 //! One file per idea. `context` is what every step shares; `cmd`, `interrupt`, `cache` and `ui` are how steps run
 //! commands, stop, remember results and report; `prereq`, `toolchain`, `source`, `kernel`, `module`, `patches` are the
-//! build side; `image`, `programs`, `manpage`, `qemu`, `run`, `shell`, `test`, `bench` are the guest side.
+//! build side; `image`, `programs`, `manpage`, `qemu`, `run`, `shell`, `test`, `selftests`, `bench` are the guest side.
 
 mod bench;
 mod cache;
@@ -18,6 +18,7 @@ mod prereq;
 mod programs;
 mod qemu;
 mod run;
+mod selftests;
 mod shell;
 mod source;
 mod test;
@@ -48,6 +49,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Run the test suite in a guest
     Test(test::TestArgs),
+    /// Run the kernel's own tests of exec, clone and pidfds on the upstream and the patched kernel, and compare
+    Selftests(selftests::SelftestsArgs),
     /// Run one command in a guest and exit with its status
     Run(run::RunArgs),
     /// Open an interactive shell in a guest
@@ -103,6 +106,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Bench(args) => bench::main(&ctx, args),
         Command::Test(args) => test::main(&ctx, args),
+        Command::Selftests(args) => selftests::main(&ctx, args),
         Command::Run(args) => run::main(&ctx, args),
         Command::Shell(args) => shell::main(&ctx, args),
         Command::Kernel(args) => kernel::main(&ctx, args.kernel),

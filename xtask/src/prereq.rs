@@ -124,6 +124,22 @@ const NEEDS: &[Need] = &[
     },
 ];
 
+/// What only `selftests` needs.
+const SELFTEST_NEEDS: &[Need] = &[
+    Need {
+        name: "libcap",
+        why: "the kernel's selftests of exec and clone3",
+        found: || file("/usr/include/sys/capability.h"),
+        from: From::Apt(&["libcap-dev"]),
+    },
+    Need {
+        name: "rsync",
+        why: "the kernel's selftests are installed with it",
+        found: || program("rsync"),
+        from: From::Apt(&["rsync"]),
+    },
+];
+
 /// Nice to have: only `module --lint` uses them.
 const LINTERS: [&str; 2] = ["rustfmt", "clippy-driver"];
 
@@ -135,19 +151,28 @@ fn file(path: &str) -> Option<String> {
     Path::new(path).exists().then(|| path.to_owned())
 }
 
-fn missing() -> Vec<&'static Need> {
-    NEEDS.iter().filter(|need| (need.found)().is_none()).collect()
+fn missing(needs: &'static [Need]) -> Vec<&'static Need> {
+    needs.iter().filter(|need| (need.found)().is_none()).collect()
 }
 
 /// Makes sure that everything a build and a guest need is there, installing what is not.
 pub fn ensure(ctx: &Context) -> Result<()> {
-    let absent = missing();
+    ensure_all(ctx, NEEDS)
+}
+
+/// The same for what only `selftests` needs.
+pub fn ensure_for_selftests(ctx: &Context) -> Result<()> {
+    ensure_all(ctx, SELFTEST_NEEDS)
+}
+
+fn ensure_all(ctx: &Context, needs: &'static [Need]) -> Result<()> {
+    let absent = missing(needs);
     if absent.is_empty() {
         return Ok(());
     }
     // Two runs at once must not install the same things; the second finds them there.
     let _lock = ctx.cache.lock(&ctx.ui, "installation")?;
-    let absent = missing();
+    let absent = missing(needs);
     if absent.is_empty() {
         return Ok(());
     }
@@ -159,7 +184,7 @@ pub fn ensure(ctx: &Context) -> Result<()> {
         bail!("--no-install was given. To install what is missing, run:\n{}", commands(&absent).join("\n"));
     }
     install(ctx, &absent)?;
-    let still: Vec<_> = missing().iter().map(|need| need.name).collect();
+    let still: Vec<_> = missing(needs).iter().map(|need| need.name).collect();
     if !still.is_empty() {
         bail!(
             "still missing after the installation: {}\n  next: install them by hand, then run `cargo xtask doctor`",
@@ -323,6 +348,12 @@ pub fn doctor(ctx: &Context) -> Result<ExitCode> {
                 println!("MISSING  {:20} {}", need.name, need.why);
                 absent.push(need);
             }
+        }
+    }
+    for need in SELFTEST_NEEDS {
+        match (need.found)() {
+            Some(found) => println!("ok       {:20} {found}", need.name),
+            None => println!("optional {:20} not installed; `cargo xtask selftests` needs it", need.name),
         }
     }
     if let Some(rust) = toolchain::find_rust() {
