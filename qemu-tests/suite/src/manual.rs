@@ -1,4 +1,4 @@
-//! The example of the man page `spawn_template_spawn(2)`, compiled as shown there.
+//! The example of the man page `spawn_template_spawn(2)`, which xtask compiles as it is shown there.
 
 use std::process::{Command, Output};
 
