@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::cache::Key;
-use crate::cmd::{Cmd, write_file};
+use crate::cmd::{Cmd, remove, write_file};
 use crate::context::Context;
 use crate::kernel::Flavor;
 use crate::prereq;
@@ -93,14 +93,16 @@ fn build(ctx: &Context) -> Result<PathBuf> {
             let make = Cmd::new("make").dir(dir).arg(format!("O={}", objects.display()));
             make.arg(format!("-j{}", ctx.jobs)).step("building the kernel's selftests")
         };
-        make(&source.dir).arg("headers").run(ctx, "selftests-headers", |line| step.progress(line.trim()))?;
+        // The beginning of a command says enough.
+        let show = |line: &str| step.progress(line.trim().chars().take(60).collect::<String>());
+        make(&source.dir).arg("headers").run(ctx, "selftests-headers", show)?;
         make(&source.dir.join("tools/testing/selftests"))
             .arg(format!("TARGETS={TARGETS}"))
             .arg(format!("KSFT_INSTALL_PATH={}", folder.join("installed").display()))
             // All of them or none; and no test of BPF, which would need this machine's kernel to be like the guest's.
             .args(["FORCE_TARGETS=1", "HAVE_BPF_TOOLCHAIN=n", "install"])
-            .run(ctx, "selftests", |line| step.progress(line.trim()))?;
-        crate::cmd::remove(&objects)?;
+            .run(ctx, "selftests", show)?;
+        remove(&objects)?;
         step.done("");
         Ok(())
     })?;

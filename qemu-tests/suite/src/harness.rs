@@ -199,7 +199,7 @@ pub fn open_fds() -> io::Result<BTreeMap<RawFd, String>> {
 #[track_caller]
 pub fn in_worker(body: impl FnOnce() -> Outcome) -> Outcome {
     let place = failed("");
-    match isolated(60, body)? {
+    match isolated(patience(60), body)? {
         Ok(()) => Ok(()),
         Err(Stop::Failed(message)) => match place {
             Stop::Failed(place) | Stop::Skipped(place) => Err(Stop::Failed(format!("{place}in the worker: {message}"))),
@@ -233,7 +233,6 @@ pub fn patience(seconds: u32) -> u32 {
 
 /// Forks, runs `body` there with a time limit, and brings its outcome back.
 fn isolated(seconds: u32, body: impl FnOnce() -> Outcome) -> io::Result<Outcome> {
-    let seconds = patience(seconds);
     let (reader, writer) = os::pipe()?;
     let pid = os::fork()?;
     if pid == 0 {
@@ -378,13 +377,20 @@ pub fn run(tests: &[&Test], times: bool) -> ExitCode {
     let time = number("SPAWN_TEMPLATE_SECONDS").map(|seconds| Duration::from_secs(seconds.into()));
     for test in tests {
         let _ = io::stdout().flush();
-        if time.is_some_and(|time| begun.elapsed() >= time) {
+        let left = time.map(|time| time.saturating_sub(begun.elapsed()).as_secs() as u32);
+        if left == Some(0) {
             skipped += 1;
             println!("skipped {}: the time is up", test.name);
             continue;
         }
         let start = Instant::now();
-        let mut outcome = isolated(test.seconds, test.run).unwrap_or_else(|e| Err(Stop::from(e)));
+        // The last test may overrun a little before it is given up as well.
+        let usual = patience(test.seconds);
+        let limit = left.map_or(usual, |left| usual.min(left + 60));
+        let mut outcome = isolated(limit, test.run).unwrap_or_else(|e| Err(Stop::from(e)));
+        if limit < usual && start.elapsed().as_secs() >= limit.into() {
+            outcome = Err(Stop::Skipped("the time is up".to_owned()));
+        }
         let complaints = log.as_mut().map(KernelLog::complaints).unwrap_or_default();
         if !complaints.is_empty() {
             let before = if let Err(Stop::Failed(message)) = outcome { format!("{message}; ") } else { String::new() };
