@@ -133,7 +133,7 @@ fn checkpatch(ctx: &Context, source: &Source, patches: &[PathBuf]) -> Result<()>
             .arg(format!("--root={}", source.dir.display()))
             .arg(patch)
             .step(format!("checkpatch.pl on {name}"))
-            .run(ctx, "patches-checkpatch", |line| said.push(line.replace(&format!("{}:", patch.display()), "")));
+            .run(ctx, "patches-checkpatch", |line| said.extend(complaint(line, patch)));
         // Its exit status tells of complaints. One that is not explained by them is a failure of its own.
         match result {
             Ok(()) => {}
@@ -152,6 +152,14 @@ fn checkpatch(ctx: &Context, source: &Source, patches: &[PathBuf]) -> Result<()>
     }
     step.done("nothing to say");
     Ok(())
+}
+
+/// What a line of checkpatch.pl's says about a patch, without the patch's name. Other lines come from programs it would
+/// like to run and cannot.
+fn complaint(line: &str, patch: &Path) -> Option<String> {
+    let text = line.strip_prefix(&format!("{}:", patch.display()))?;
+    let kind = text.split_once(": ")?.1;
+    ["ERROR:", "WARNING:", "CHECK:"].iter().any(|word| kind.starts_with(word)).then(|| text.to_owned())
 }
 
 /// Builds the kernel after each patch, in a work tree of its own, where make compiles what a patch touches and no more.
@@ -263,5 +271,18 @@ fn default_base(tree: &Path) -> Result<String> {
             "{} has no tag {tag} and several first commits\n  next: say where to start with --base",
             tree.display()
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn complaints_are_told_from_other_lines() {
+        let patch = Path::new("/p/1.patch");
+        assert_eq!(complaint("/p/1.patch:540: WARNING:ENOSYS: no", patch).as_deref(), Some("540: WARNING:ENOSYS: no"));
+        assert_eq!(complaint("ModuleNotFoundError: No module named 'ply'", patch), None);
+        assert_eq!(complaint("/p/1.patch:has no obvious style problems", patch), None);
     }
 }
