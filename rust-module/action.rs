@@ -280,10 +280,15 @@ fn open(action: &bindings::spawn_template_action, plan: &Plan) -> Result<Step> {
     }
     let spawn_template_open(open) = uapi::read(action.arg)?;
     let path = path(open.path)?;
+    let how = bindings::open_how {
+        flags: open.how.flags,
+        mode: open.how.mode,
+        resolve: open.how.resolve,
+    };
     // SAFETY: `how` is a valid structure.
-    to_result(unsafe { bindings::check_open_how(&open.how) })?;
+    to_result(unsafe { bindings::check_open_how(&how) })?;
     let absolute = path.to_bytes().starts_with(b"/")
-        && open.how.resolve & u64::from(bindings::RESOLVE_IN_ROOT) == 0;
+        && how.resolve & u64::from(bindings::RESOLVE_IN_ROOT) == 0;
     Ok(Step::Open {
         // Like openat2(), do not look at a directory that does not matter.
         base: match u32::try_from(action.fd) {
@@ -291,7 +296,7 @@ fn open(action: &bindings::spawn_template_action, plan: &Plan) -> Result<Step> {
             _ => Base::Cwd,
         },
         path,
-        how: open.how,
+        how,
         newfd,
     })
 }

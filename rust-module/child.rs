@@ -37,31 +37,36 @@ use kernel::{
         File, //
     },
     prelude::*,
-    sync::aref::ARef,
-    task::Task, //
+    sync::aref::ARef, //
 };
 
 /// Carries the plan out and execs. After an error the task must exit.
-pub(crate) fn run(plan: &Plan, bprm: Bprm, template: &Template) -> Result<(), Failure> {
+///
+/// `spawn` is what `kernel_spawn()` was given.
+pub(crate) fn run(
+    plan: Plan,
+    bprm: Bprm,
+    template: &Template,
+    spawn: *const bindings::kernel_spawn,
+) -> Result<(), Failure> {
     // A signal to the process group must not interrupt an action; it is the program's to take.
     let mut mask = block_signals();
 
     if !plan.inherit {
-        init_files(plan).at(Stage::Create)?;
+        init_files(plan.stdio).at(Stage::Create)?;
     }
-    for (index, step) in plan.steps.iter().enumerate() {
-        match step {
-            Step::SigMask(signals) => mask = sigset(*signals),
-            step => step
-                .run()
-                .map_err(|error| Failure::of_action(Stage::Action, index, error))?,
+    for (index, step) in plan.steps.into_iter().enumerate() {
+        if let Step::SigMask(signals) = step {
+            mask = sigset(signals);
         }
+        restarting(|| step.run(&bprm, spawn))
+            .map_err(|error| Failure::of_action(Stage::Action, index, error))?;
+        drop(step);
         // SAFETY: The child holds no lock. A file that a step closed is closed now, not after exec.
         unsafe { bindings::task_work_run() };
     }
-    set_blocked(&mut mask);
 
-    let file = template.open().map_err(|error| {
+    let file = restarting(|| template.open()).map_err(|error| {
         let stage = if error == ESTALE {
             Stage::Identity
         } else {
@@ -69,23 +74,56 @@ pub(crate) fn run(plan: &Plan, bprm: Bprm, template: &Template) -> Result<(), Fa
         };
         Failure::of(stage, error)
     })?;
-    bprm.exec(file, template.image()).at(Stage::Exec)
+    bprm.exec(file, template.image()).at(Stage::Exec)?;
+    set_blocked(&mut mask);
+    Ok(())
+}
+
+/// Does `f`, again if something interrupted it that does not kill the child.
+///
+/// All signals that can be are blocked; what is left is tracers, freezers and SIGSTOP. Those have to
+/// wait until the program starts, and so must not make a call fail.
+fn restarting<T>(mut f: impl FnMut() -> Result<T>) -> Result<T> {
+    const INTERRUPTED: [Error; 5] = [
+        EINTR,
+        ERESTARTSYS,
+        ERESTARTNOINTR,
+        ERESTARTNOHAND,
+        ERESTART_RESTARTBLOCK,
+    ];
+
+    loop {
+        // SAFETY: The calling task is the child, and holds no lock.
+        let lives = unsafe { bindings::spawn_defer_signals() };
+        if !lives {
+            return Err(EINTR);
+        }
+        match f() {
+            Err(error) if INTERRUPTED.contains(&error) && interrupted() => (),
+            result => return result,
+        }
+    }
+}
+
+/// Whether something waits for the attention of the calling task.
+fn interrupted() -> bool {
+    kernel::current!().signal_pending()
 }
 
 /// Makes the descriptor table that the child starts with.
-fn init_files(plan: &Plan) -> Result {
+fn init_files(stdio: [Option<Stdio>; 3]) -> Result {
     // SAFETY: The child was born without a descriptor table.
     to_result(unsafe { bindings::init_empty_files() })?;
-    for (fd, stdio) in (0..).zip(&plan.stdio) {
+    for (fd, stdio) in (0..).zip(stdio) {
         if let Some(Stdio { file, cloexec }) = stdio {
-            install(file, fd, *cloexec)?;
+            install(&file, fd, cloexec)?;
         }
     }
     Ok(())
 }
 
 impl Step {
-    fn run(&self) -> Result {
+    fn run(&self, bprm: &Bprm, spawn: *const bindings::kernel_spawn) -> Result {
         match self {
             Step::Close { fd } => {
                 // SAFETY: May be called with any number. As in posix_spawn(), closing what is not
@@ -115,7 +153,7 @@ impl Step {
                 how,
                 newfd,
             } => {
-                let file = open(base, path, how)?;
+                let file = open(bprm, base, path, how)?;
                 install(
                     &file,
                     *newfd,
@@ -138,7 +176,7 @@ impl Step {
                     mode: 0,
                     resolve: 0,
                 };
-                chdir(&open(&Base::Cwd, path, &how)?)
+                chdir(&open(bprm, &Base::Cwd, path, &how)?)
             }
             // SAFETY: The calling task may call it at any time; as all the others below.
             Step::Setsid => to_result(unsafe { bindings::spawn_setsid() }),
@@ -183,8 +221,8 @@ impl Step {
                 Ok(())
             }
             Step::Pdeathsig(signal) => {
-                // SAFETY: The calling task is valid, and only it changes this field of its own.
-                unsafe { (*Task::current_raw()).pdeath_signal = c_int::from(*signal) };
+                // SAFETY: `spawn` is what made the calling task.
+                unsafe { bindings::spawn_set_pdeathsig(spawn, c_int::from(*signal)) };
                 Ok(())
             }
             Step::SigIgnore(signals) => {
@@ -247,6 +285,8 @@ fn set_blocked(mask: &mut bindings::sigset_t) {
     // SAFETY: The set is valid; it was in force before or has been checked by the plan, so it holds
     // no signal that cannot be blocked. `how` is valid, so the call does not fail.
     unsafe { bindings::sigprocmask(bindings::SIG_SETMASK as c_int, mask, core::ptr::null_mut()) };
+    // SAFETY: May be called at any time. What `restarting` has put off is due now.
+    unsafe { bindings::recalc_sigpending() };
 }
 
 /// Puts one more reference to `file` into the table as `fd`, in the place of what is there.
@@ -259,10 +299,12 @@ fn install(file: &HeldFile, fd: u32, cloexec: bool) -> Result {
 }
 
 /// Opens a file, as openat2(2).
-fn open(base: &Base, path: &CStr, how: &bindings::open_how) -> Result<HeldFile> {
+fn open(bprm: &Bprm, base: &Base, path: &CStr, how: &bindings::open_how) -> Result<HeldFile> {
     let open_at = |fd: c_int| {
-        // SAFETY: `path` is a valid string and `how` a valid structure.
-        let file = from_err_ptr(unsafe { bindings::file_open_how(fd, path.as_char_ptr(), how) })?;
+        // SAFETY: The bprm is valid, `path` a valid string and `how` a valid structure.
+        let file = from_err_ptr(unsafe {
+            bindings::spawn_open(bprm.as_ptr(), fd, path.as_char_ptr(), how)
+        })?;
         // SAFETY: The file is valid, and the reference is ours.
         Ok(unsafe { HeldFile::from_owned(NonNull::new_unchecked(file)) })
     };

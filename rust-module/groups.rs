@@ -43,21 +43,22 @@ impl Groups {
         let info = NonNull::new(unsafe { bindings::groups_alloc(count as c_int) });
         // INVARIANT: Just allocated, with one reference.
         let groups = Self(info.ok_or(ENOMEM)?);
-        // SAFETY: It has room for `count` entries, and nobody else has it yet.
-        let gids = unsafe { (*groups.as_ptr()).gid.as_mut_slice(count) };
+        // SAFETY: It is valid.
+        let first = unsafe { (&raw mut (*groups.as_ptr()).gid).cast::<bindings::kgid_t>() };
 
         // SAFETY: The caller's namespace is valid while it is in this function.
         let ns = unsafe { bindings::current_user_ns() };
         let size = count * size_of::<bindings::gid_t>();
         let mut reader = UserSlice::new(UserPtr::from_addr(args.groups as usize), size).reader();
-        for entry in gids {
+        for index in 0..count {
             let gid: bindings::gid_t = reader.read()?;
             // SAFETY: `ns` is valid, and any number may be looked up.
             let kgid = unsafe { bindings::make_kgid(ns, gid) };
             if kgid.val == bindings::gid_t::MAX {
                 return Err(EINVAL);
             }
-            *entry = kgid;
+            // SAFETY: There is room for `count` entries, and nobody else has the list yet.
+            unsafe { first.add(index).write(kgid) };
         }
         // SAFETY: All entries have been filled in.
         unsafe { bindings::groups_sort(groups.as_ptr()) };

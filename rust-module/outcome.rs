@@ -36,6 +36,7 @@ pub(crate) struct Place {
 }
 
 /// Why and where a spawn failed.
+#[derive(Clone, Copy)]
 pub(crate) struct Failure {
     pub(crate) error: Error,
     pub(crate) place: Place,

@@ -12,6 +12,7 @@ use crate::{
         Source,
         Step, //
     },
+    filters,
     held_file::HeldFile,
     outcome::{
         At,
@@ -73,6 +74,8 @@ impl Plan {
                 .read()
                 .and_then(|spawn_template_action(action)| action::read(&action, &plan));
             let step = step.map_err(|error| Failure::of_action(Stage::Arguments, index, error))?;
+            filters::ask_about(&step)
+                .map_err(|error| Failure::of_action(Stage::Identity, index, error))?;
             if let Step::Cgroup(fd) = step {
                 plan.cgroup = Some(fd);
             }

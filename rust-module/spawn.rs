@@ -6,6 +6,7 @@ use crate::{
     child,
     elf::ElfImage,
     exec_file::ExecFile,
+    filters,
     outcome::{
         At,
         Failure,
@@ -100,6 +101,11 @@ impl Bprm {
         Ok((bprm, ArgCharge(pages)))
     }
 
+    /// The bprm, valid for as long as `self` lives.
+    pub(crate) fn as_ptr(&self) -> *mut bindings::linux_binprm {
+        self.0.as_ptr()
+    }
+
     /// Turns the calling task into the program. After an error it must exit.
     pub(crate) fn exec(self, file: ExecFile, image: &ElfImage) -> Result {
         let bprm = ManuallyDrop::new(self).0.as_ptr();
@@ -166,7 +172,7 @@ impl Spawn {
         else {
             return EINVAL.to_errno();
         };
-        match child::run(&plan, bprm, &template) {
+        match child::run(plan, bprm, &template, spawn.raw.get()) {
             Ok(()) => 0,
             Err(failure) => {
                 spawn.failed_at.set(failure.place);
@@ -253,21 +259,27 @@ fn outcome(error: Error) -> Error {
 /// `spawn_template_spawn()`; the errors are listed in `include/uapi/linux/spawn_template.h`.
 pub(crate) fn spawn(template_fd: c_int, addr: usize, size: usize) -> Result<c_int> {
     let least = bindings::SPAWN_TEMPLATE_SPAWN_ARGS_SIZE_VER0;
-    uapi::check_size(size, least)?;
-
-    let template = TemplateRef::from_fd(template_fd)?;
     let spawn_template_spawn_args(args) = uapi::read_versioned(addr, size, least)?;
     let report = Report::new(args.result, args.result_size)?;
 
-    let pid = spawn_from(&template, &args).map_err(|failure| {
-        report.fail(&failure);
-        failure.error
-    });
+    let template = TemplateRef::from_fd(template_fd).at(Stage::Arguments);
+    let pid = match &template {
+        Ok(template) => spawn_from(template, &args),
+        Err(failure) => Err(*failure),
+    };
     // A signal that came first makes the caller call again, without it knowing.
-    if pid != Err(ERESTARTNOINTR) {
-        template.count(&pid);
+    if !pid
+        .as_ref()
+        .is_err_and(|failure| failure.error == ERESTARTNOINTR)
+    {
+        if let Ok(template) = &template {
+            template.count(&pid);
+        }
+        if let Err(failure) = &pid {
+            report.fail(failure);
+        }
     }
-    pid
+    pid.map_err(|failure| failure.error)
 }
 
 fn spawn_from(
@@ -283,8 +295,7 @@ fn spawn_from(
     if args.flags & !(inherit | nowait) != 0 || args.pidfd == 0 || args.reserved != [0; 4] {
         return Err(Failure::of(Stage::Arguments, EINVAL));
     }
-    // SAFETY: A process may call it at any time.
-    to_result(unsafe { bindings::spawn_permitted() }).at(Stage::Identity)?;
+    filters::ask_about_spawn().at(Stage::Identity)?;
 
     let plan = Plan::read(args.flags & inherit != 0, args.actions, args.actions_len)?;
     let template = template.clone();

@@ -12,6 +12,7 @@
 //! - [`identity`]: whether a file is still the one that was parsed.
 //! - [`creds`]: whether a caller may use a template.
 //! - [`action`]: one action, read and checked in the caller.
+//! - [`filters`]: what the caller's seccomp filters say.
 //! - [`groups`]: a list of supplementary groups.
 //! - [`plan`]: all that the child will do.
 //! - [`child`]: doing it, in the child.
@@ -34,6 +35,7 @@ mod child;
 mod creds;
 mod elf;
 mod exec_file;
+mod filters;
 mod groups;
 mod held_file;
 mod identity;

@@ -117,7 +117,7 @@ impl Template {
     }
 
     /// Counts a spawn, by its outcome.
-    pub(crate) fn count<T>(&self, outcome: &Result<T>) {
+    pub(crate) fn count<T, E>(&self, outcome: &Result<T, E>) {
         let counter = if outcome.is_ok() {
             &self.spawns
         } else {

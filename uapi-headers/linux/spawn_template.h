@@ -6,16 +6,16 @@
  * parsed ELF metadata. spawn_template_create() makes one,
  * spawn_template_spawn() starts a new process from it.
  *
- * Every structure grows at its end only. The caller passes the size it knows;
- * a kernel that knows less accepts a larger structure when the tail it does
- * not know is all zero and answers E2BIG otherwise. Fields that a flag or an
- * action does not use must be zero.
+ * The arguments of the two calls and the result grow at their end only. The
+ * caller passes the size it knows; a kernel that knows less accepts larger
+ * arguments when the tail it does not know is all zero and answers E2BIG
+ * otherwise. The other structures never grow. Fields that a flag or an action
+ * does not use must be zero.
  */
 #ifndef _UAPI_LINUX_SPAWN_TEMPLATE_H
 #define _UAPI_LINUX_SPAWN_TEMPLATE_H
 
 #include <linux/types.h>
-#include <linux/openat2.h>
 
 /* spawn_template_create_args.flags */
 /* The template fd gets O_CLOEXEC. */
@@ -92,11 +92,11 @@ struct spawn_template_spawn_args {
  * @SPAWN_TEMPLATE_STAGE_NONE:
  *	it did not fail
  * @SPAWN_TEMPLATE_STAGE_ARGUMENTS:
- *	the arguments are wrong, cannot be read or are too large, or no pidfd
- *	can be had
+ *	the arguments are wrong, cannot be read or are too large, there is no
+ *	template, or no pidfd can be had
  * @SPAWN_TEMPLATE_STAGE_IDENTITY:
  *	the caller may not use the template (EACCES), its seccomp filters forbid
- *	exec, or the executable has changed (ESTALE)
+ *	what the spawn does, or the executable has changed (ESTALE)
  * @SPAWN_TEMPLATE_STAGE_CREATE:
  *	the child cannot be made: limits, memory, permission to enter the cgroup
  * @SPAWN_TEMPLATE_STAGE_ACTION:
@@ -122,7 +122,8 @@ enum spawn_template_stage {
  *
  * A kernel that knows more than the caller leaves the rest out, one that knows
  * less clears what it does not know. Written by a call that returns success
- * too; the call leaves it alone only if it cannot read its own arguments.
+ * too; the call leaves it alone only if it cannot read its arguments, or the
+ * size or address of the result is wrong.
  */
 struct spawn_template_result {
 	__u32 stage;
@@ -147,7 +148,7 @@ struct spawn_template_result {
  * @SPAWN_TEMPLATE_ACTION_OPEN:
  *	open the file described by the struct spawn_template_open at @arg
  *	relative to @fd (AT_FDCWD is the working directory) and install it as
- *	@newfd
+ *	@newfd, in the place of what is there by then
  * @SPAWN_TEMPLATE_ACTION_CLOSE_RANGE:
  *	close_range(@fd, @newfd, @flags); a @newfd of -1 is the highest number
  * @SPAWN_TEMPLATE_ACTION_SIGMASK:
@@ -169,9 +170,12 @@ struct spawn_template_result {
  * @SPAWN_TEMPLATE_ACTION_UMASK:
  *	umask(@arg), at most 0777
  * @SPAWN_TEMPLATE_ACTION_RLIMIT:
- *	set a resource limit from the struct spawn_template_rlimit at @arg
+ *	set a resource limit from the struct spawn_template_rlimit at @arg. The
+ *	size of the arguments is limited by both the caller's RLIMIT_STACK and
+ *	the child's
  * @SPAWN_TEMPLATE_ACTION_SCHED:
- *	sched_setattr(0, @arg, 0): policy, priority, nice value, ...
+ *	sched_setattr(0, @arg, 0): policy, priority, nice value, ...; the size
+ *	in a structure that is too large is left as it is
  * @SPAWN_TEMPLATE_ACTION_RESETIDS:
  *	set the effective user and group ID to the real ones
  * @SPAWN_TEMPLATE_ACTION_SETUID:
@@ -230,8 +234,9 @@ enum spawn_template_action_type {
  * @newfd: see the type
  * @arg:   see the type
  *
- * Actions run in array order. The first that fails ends the spawn with its
- * error.
+ * Actions run in array order, but for CGROUP, in which the child is born, and
+ * SIGMASK, which takes effect after all others: until then all signals are
+ * blocked. The first action that fails ends the spawn with its error.
  */
 struct spawn_template_action {
 	__u32 type;
@@ -242,13 +247,26 @@ struct spawn_template_action {
 };
 
 /**
+ * struct spawn_template_how - how SPAWN_TEMPLATE_ACTION_OPEN opens a file
+ * @flags:   as in the first version of struct open_how of openat2(); O_CLOEXEC
+ *           applies to the new fd
+ * @mode:    likewise
+ * @resolve: likewise
+ */
+struct spawn_template_how {
+	__aligned_u64 flags;
+	__aligned_u64 mode;
+	__aligned_u64 resolve;
+};
+
+/**
  * struct spawn_template_open - what SPAWN_TEMPLATE_ACTION_OPEN opens
  * @path: pointer to the path
- * @how:  as for openat2(); O_CLOEXEC in @how.flags applies to the new fd
+ * @how:  how to open it
  */
 struct spawn_template_open {
 	__aligned_u64 path;
-	struct open_how how;
+	struct spawn_template_how how;
 };
 
 /**

@@ -226,7 +226,7 @@ impl Builder {
             Kind::Inherit => {}
             Kind::Null => {
                 let flags = if fd == libc::STDIN_FILENO { libc::O_RDONLY } else { libc::O_WRONLY };
-                let how = open_how { flags: flags as u64, ..Default::default() };
+                let how = spawn_template_how { flags: flags as u64, ..Default::default() };
                 let open = spawn_template_open { path: address(c"/dev/null".as_ptr()), how };
                 self.add(step, SPAWN_TEMPLATE_ACTION_OPEN, libc::AT_FDCWD, fd, 0, Some(Payload::Open(open)));
                 self.table.place(fd);

@@ -14,21 +14,6 @@ pub const SPAWN_TEMPLATE_MAX_ACTIONS: u32 = 256;
 pub type __s32 = ::core::ffi::c_int;
 pub type __u32 = ::core::ffi::c_uint;
 pub type __u64 = ::core::ffi::c_ulonglong;
-#[repr(C)]
-#[derive(Debug, Default, Copy, Clone)]
-pub struct open_how {
-    pub flags: __u64,
-    pub mode: __u64,
-    pub resolve: __u64,
-}
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of open_how"][::core::mem::size_of::<open_how>() - 24usize];
-    ["Alignment of open_how"][::core::mem::align_of::<open_how>() - 8usize];
-    ["Offset of field: open_how::flags"][::core::mem::offset_of!(open_how, flags) - 0usize];
-    ["Offset of field: open_how::mode"][::core::mem::offset_of!(open_how, mode) - 8usize];
-    ["Offset of field: open_how::resolve"][::core::mem::offset_of!(open_how, resolve) - 16usize];
-};
 #[doc = " struct spawn_template_create_args - argument of spawn_template_create()\n @flags:       SPAWN_TEMPLATE_CREATE_*\n @execfd:      open file descriptor of the executable, or -1\n @exec_flags:  must be 0\n @filename:    pointer to an absolute path, or 0\n @actions:     must be 0; fd numbers belong to a process, not to a template\n @actions_len: must be 0\n @reserved:    must be 0\n\n Exactly one of @execfd and @filename names the executable."]
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -103,9 +88,9 @@ pub const SPAWN_TEMPLATE_STAGE_IDENTITY: spawn_template_stage = 2;
 pub const SPAWN_TEMPLATE_STAGE_CREATE: spawn_template_stage = 3;
 pub const SPAWN_TEMPLATE_STAGE_ACTION: spawn_template_stage = 4;
 pub const SPAWN_TEMPLATE_STAGE_EXEC: spawn_template_stage = 5;
-#[doc = " enum spawn_template_stage - how far a spawn came\n @SPAWN_TEMPLATE_STAGE_NONE:\n\tit did not fail\n @SPAWN_TEMPLATE_STAGE_ARGUMENTS:\n\tthe arguments are wrong, cannot be read or are too large, or no pidfd\n\tcan be had\n @SPAWN_TEMPLATE_STAGE_IDENTITY:\n\tthe caller may not use the template (EACCES), its seccomp filters forbid\n\texec, or the executable has changed (ESTALE)\n @SPAWN_TEMPLATE_STAGE_CREATE:\n\tthe child cannot be made: limits, memory, permission to enter the cgroup\n @SPAWN_TEMPLATE_STAGE_ACTION:\n\tan action failed in the child\n @SPAWN_TEMPLATE_STAGE_EXEC:\n\tthe child could not execute the program"]
+#[doc = " enum spawn_template_stage - how far a spawn came\n @SPAWN_TEMPLATE_STAGE_NONE:\n\tit did not fail\n @SPAWN_TEMPLATE_STAGE_ARGUMENTS:\n\tthe arguments are wrong, cannot be read or are too large, there is no\n\ttemplate, or no pidfd can be had\n @SPAWN_TEMPLATE_STAGE_IDENTITY:\n\tthe caller may not use the template (EACCES), its seccomp filters forbid\n\twhat the spawn does, or the executable has changed (ESTALE)\n @SPAWN_TEMPLATE_STAGE_CREATE:\n\tthe child cannot be made: limits, memory, permission to enter the cgroup\n @SPAWN_TEMPLATE_STAGE_ACTION:\n\tan action failed in the child\n @SPAWN_TEMPLATE_STAGE_EXEC:\n\tthe child could not execute the program"]
 pub type spawn_template_stage = ::core::ffi::c_uint;
-#[doc = " struct spawn_template_result - what failed\n @stage:    enum spawn_template_stage\n @action:   index of the action that is wrong or failed, or -1\n @error:    the errno of the failure, or 0\n @reserved: set to 0\n\n A kernel that knows more than the caller leaves the rest out, one that knows\n less clears what it does not know. Written by a call that returns success\n too; the call leaves it alone only if it cannot read its own arguments."]
+#[doc = " struct spawn_template_result - what failed\n @stage:    enum spawn_template_stage\n @action:   index of the action that is wrong or failed, or -1\n @error:    the errno of the failure, or 0\n @reserved: set to 0\n\n A kernel that knows more than the caller leaves the rest out, one that knows\n less clears what it does not know. Written by a call that returns success\n too; the call leaves it alone only if it cannot read its arguments, or the\n size or address of the result is wrong."]
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct spawn_template_result {
@@ -147,9 +132,9 @@ pub const SPAWN_TEMPLATE_ACTION_NO_NEW_PRIVS: spawn_template_action_type = 19;
 pub const SPAWN_TEMPLATE_ACTION_PDEATHSIG: spawn_template_action_type = 20;
 pub const SPAWN_TEMPLATE_ACTION_SIGIGNORE: spawn_template_action_type = 21;
 pub const SPAWN_TEMPLATE_ACTION_CGROUP: spawn_template_action_type = 22;
-#[doc = " enum spawn_template_action_type - what an action does, and the fields it uses\n @SPAWN_TEMPLATE_ACTION_CLOSE:\n\tclose @fd; closing a descriptor that is not open is no error\n @SPAWN_TEMPLATE_ACTION_DUP2:\n\tduplicate @fd to @newfd; @flags is 0 or O_CLOEXEC. When both are the\n\tsame number @flags must be 0, and FD_CLOEXEC is cleared\n @SPAWN_TEMPLATE_ACTION_FCHDIR:\n\tchange the working directory to the directory open as @fd\n @SPAWN_TEMPLATE_ACTION_OPEN:\n\topen the file described by the struct spawn_template_open at @arg\n\trelative to @fd (AT_FDCWD is the working directory) and install it as\n\t@newfd\n @SPAWN_TEMPLATE_ACTION_CLOSE_RANGE:\n\tclose_range(@fd, @newfd, @flags); a @newfd of -1 is the highest number\n @SPAWN_TEMPLATE_ACTION_SIGMASK:\n\tset the blocked signals from the struct spawn_template_sigset at @arg\n @SPAWN_TEMPLATE_ACTION_SIGDEFAULT:\n\tset the listed signals to SIG_DFL; struct spawn_template_sigset at @arg\n @SPAWN_TEMPLATE_ACTION_CHDIR:\n\tchange the working directory to the path at @arg\n @SPAWN_TEMPLATE_ACTION_SETSID:\n\tsetsid()\n @SPAWN_TEMPLATE_ACTION_SETPGID:\n\tsetpgid(0, @arg)\n @SPAWN_TEMPLATE_ACTION_TCSETPGRP:\n\tmake the child's process group the foreground one of the terminal open\n\tas @fd\n @SPAWN_TEMPLATE_ACTION_SETCTTY:\n\tmake the terminal open as @fd the controlling one: ioctl(@fd, TIOCSCTTY,\n\t0); the child has to lead a session\n @SPAWN_TEMPLATE_ACTION_UMASK:\n\tumask(@arg), at most 0777\n @SPAWN_TEMPLATE_ACTION_RLIMIT:\n\tset a resource limit from the struct spawn_template_rlimit at @arg\n @SPAWN_TEMPLATE_ACTION_SCHED:\n\tsched_setattr(0, @arg, 0): policy, priority, nice value, ...\n @SPAWN_TEMPLATE_ACTION_RESETIDS:\n\tset the effective user and group ID to the real ones\n @SPAWN_TEMPLATE_ACTION_SETUID:\n\tsetuid(@arg)\n @SPAWN_TEMPLATE_ACTION_SETGID:\n\tsetgid(@arg)\n @SPAWN_TEMPLATE_ACTION_SETGROUPS:\n\tset the supplementary groups from the struct spawn_template_groups at\n\t@arg\n @SPAWN_TEMPLATE_ACTION_NO_NEW_PRIVS:\n\tprctl(PR_SET_NO_NEW_PRIVS, 1)\n @SPAWN_TEMPLATE_ACTION_PDEATHSIG:\n\tprctl(PR_SET_PDEATHSIG, @arg)\n @SPAWN_TEMPLATE_ACTION_SIGIGNORE:\n\tset the listed signals to SIG_IGN; struct spawn_template_sigset at @arg\n @SPAWN_TEMPLATE_ACTION_CGROUP:\n\tthe child is born in the cgroup (version 2) whose directory the caller\n\thas open as @fd, whatever the other actions do with that number; at most\n\tonce, and at any place among the actions\n\n Fields that are not named must be 0. A type that the kernel does not know is\n EINVAL, so a call with one action and a wrong @pidfd tells, by EFAULT instead,\n that the type is known."]
+#[doc = " enum spawn_template_action_type - what an action does, and the fields it uses\n @SPAWN_TEMPLATE_ACTION_CLOSE:\n\tclose @fd; closing a descriptor that is not open is no error\n @SPAWN_TEMPLATE_ACTION_DUP2:\n\tduplicate @fd to @newfd; @flags is 0 or O_CLOEXEC. When both are the\n\tsame number @flags must be 0, and FD_CLOEXEC is cleared\n @SPAWN_TEMPLATE_ACTION_FCHDIR:\n\tchange the working directory to the directory open as @fd\n @SPAWN_TEMPLATE_ACTION_OPEN:\n\topen the file described by the struct spawn_template_open at @arg\n\trelative to @fd (AT_FDCWD is the working directory) and install it as\n\t@newfd, in the place of what is there by then\n @SPAWN_TEMPLATE_ACTION_CLOSE_RANGE:\n\tclose_range(@fd, @newfd, @flags); a @newfd of -1 is the highest number\n @SPAWN_TEMPLATE_ACTION_SIGMASK:\n\tset the blocked signals from the struct spawn_template_sigset at @arg\n @SPAWN_TEMPLATE_ACTION_SIGDEFAULT:\n\tset the listed signals to SIG_DFL; struct spawn_template_sigset at @arg\n @SPAWN_TEMPLATE_ACTION_CHDIR:\n\tchange the working directory to the path at @arg\n @SPAWN_TEMPLATE_ACTION_SETSID:\n\tsetsid()\n @SPAWN_TEMPLATE_ACTION_SETPGID:\n\tsetpgid(0, @arg)\n @SPAWN_TEMPLATE_ACTION_TCSETPGRP:\n\tmake the child's process group the foreground one of the terminal open\n\tas @fd\n @SPAWN_TEMPLATE_ACTION_SETCTTY:\n\tmake the terminal open as @fd the controlling one: ioctl(@fd, TIOCSCTTY,\n\t0); the child has to lead a session\n @SPAWN_TEMPLATE_ACTION_UMASK:\n\tumask(@arg), at most 0777\n @SPAWN_TEMPLATE_ACTION_RLIMIT:\n\tset a resource limit from the struct spawn_template_rlimit at @arg. The\n\tsize of the arguments is limited by both the caller's RLIMIT_STACK and\n\tthe child's\n @SPAWN_TEMPLATE_ACTION_SCHED:\n\tsched_setattr(0, @arg, 0): policy, priority, nice value, ...; the size\n\tin a structure that is too large is left as it is\n @SPAWN_TEMPLATE_ACTION_RESETIDS:\n\tset the effective user and group ID to the real ones\n @SPAWN_TEMPLATE_ACTION_SETUID:\n\tsetuid(@arg)\n @SPAWN_TEMPLATE_ACTION_SETGID:\n\tsetgid(@arg)\n @SPAWN_TEMPLATE_ACTION_SETGROUPS:\n\tset the supplementary groups from the struct spawn_template_groups at\n\t@arg\n @SPAWN_TEMPLATE_ACTION_NO_NEW_PRIVS:\n\tprctl(PR_SET_NO_NEW_PRIVS, 1)\n @SPAWN_TEMPLATE_ACTION_PDEATHSIG:\n\tprctl(PR_SET_PDEATHSIG, @arg)\n @SPAWN_TEMPLATE_ACTION_SIGIGNORE:\n\tset the listed signals to SIG_IGN; struct spawn_template_sigset at @arg\n @SPAWN_TEMPLATE_ACTION_CGROUP:\n\tthe child is born in the cgroup (version 2) whose directory the caller\n\thas open as @fd, whatever the other actions do with that number; at most\n\tonce, and at any place among the actions\n\n Fields that are not named must be 0. A type that the kernel does not know is\n EINVAL, so a call with one action and a wrong @pidfd tells, by EFAULT instead,\n that the type is known."]
 pub type spawn_template_action_type = ::core::ffi::c_uint;
-#[doc = " struct spawn_template_action - one step the child takes before it execs\n @type:  enum spawn_template_action_type\n @flags: see the type\n @fd:    see the type\n @newfd: see the type\n @arg:   see the type\n\n Actions run in array order. The first that fails ends the spawn with its\n error."]
+#[doc = " struct spawn_template_action - one step the child takes before it execs\n @type:  enum spawn_template_action_type\n @flags: see the type\n @fd:    see the type\n @newfd: see the type\n @arg:   see the type\n\n Actions run in array order, but for CGROUP, in which the child is born, and\n SIGMASK, which takes effect after all others: until then all signals are\n blocked. The first action that fails ends the spawn with its error."]
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct spawn_template_action {
@@ -169,12 +154,28 @@ const _: () = {
     ["Offset of field: spawn_template_action::newfd"][::core::mem::offset_of!(spawn_template_action, newfd) - 12usize];
     ["Offset of field: spawn_template_action::arg"][::core::mem::offset_of!(spawn_template_action, arg) - 16usize];
 };
-#[doc = " struct spawn_template_open - what SPAWN_TEMPLATE_ACTION_OPEN opens\n @path: pointer to the path\n @how:  as for openat2(); O_CLOEXEC in @how.flags applies to the new fd"]
+#[doc = " struct spawn_template_how - how SPAWN_TEMPLATE_ACTION_OPEN opens a file\n @flags:   as in the first version of struct open_how of openat2(); O_CLOEXEC\n           applies to the new fd\n @mode:    likewise\n @resolve: likewise"]
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct spawn_template_how {
+    pub flags: __u64,
+    pub mode: __u64,
+    pub resolve: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of spawn_template_how"][::core::mem::size_of::<spawn_template_how>() - 24usize];
+    ["Alignment of spawn_template_how"][::core::mem::align_of::<spawn_template_how>() - 8usize];
+    ["Offset of field: spawn_template_how::flags"][::core::mem::offset_of!(spawn_template_how, flags) - 0usize];
+    ["Offset of field: spawn_template_how::mode"][::core::mem::offset_of!(spawn_template_how, mode) - 8usize];
+    ["Offset of field: spawn_template_how::resolve"][::core::mem::offset_of!(spawn_template_how, resolve) - 16usize];
+};
+#[doc = " struct spawn_template_open - what SPAWN_TEMPLATE_ACTION_OPEN opens\n @path: pointer to the path\n @how:  how to open it"]
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct spawn_template_open {
     pub path: __u64,
-    pub how: open_how,
+    pub how: spawn_template_how,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {

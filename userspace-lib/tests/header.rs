@@ -68,11 +68,11 @@ fn rust_facts() -> Facts {
     );
     layout!(facts, spawn_template_result { stage: u32, action: i32, error: i32, reserved: u32 });
     layout!(facts, spawn_template_action { type_ as "type": u32, flags: u32, fd: i32, newfd: i32, arg: u64 });
-    layout!(facts, spawn_template_open { path: u64, how: uapi::open_how });
+    layout!(facts, spawn_template_open { path: u64, how: uapi::spawn_template_how });
     layout!(facts, spawn_template_sigset { sigset: u64, sigsetsize: u64 });
     layout!(facts, spawn_template_rlimit { resource: u64, cur: u64, max: u64 });
     layout!(facts, spawn_template_groups { groups: u64, count: u64 });
-    layout!(facts, open_how { flags: u64, mode: u64, resolve: u64 });
+    layout!(facts, spawn_template_how { flags: u64, mode: u64, resolve: u64 });
     constants!(
         facts,
         SPAWN_TEMPLATE_CREATE_CLOEXEC,

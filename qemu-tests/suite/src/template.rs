@@ -213,11 +213,11 @@ pub struct Open {
     pub dir: RawFd,
     /// The path.
     pub path: CString,
-    /// `open_how.flags`.
+    /// `spawn_template_how.flags`.
     pub flags: i32,
-    /// `open_how.mode`.
+    /// `spawn_template_how.mode`.
     pub mode: u64,
-    /// `open_how.resolve`.
+    /// `spawn_template_how.resolve`.
     pub resolve: u64,
     /// The number it gets.
     pub newfd: RawFd,

@@ -142,7 +142,7 @@ unsafe fn open(action: &spawn_template_action) -> Result<(), c_int> {
     // SAFETY: the caller answers for it.
     let open = unsafe { payload::<spawn_template_open>(action) };
     let how = address(&raw const open.how) as usize;
-    let args = [action.fd as usize, open.path as usize, how, size_of::<open_how>(), 0];
+    let args = [action.fd as usize, open.path as usize, how, size_of::<spawn_template_how>(), 0];
     // SAFETY: only reads the path and `how`.
     let fd = unsafe { call(libc::SYS_openat2, args) }?;
     let target = action.newfd as usize;
