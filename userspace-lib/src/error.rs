@@ -62,6 +62,8 @@ pub enum Call {
     Wait,
     /// `pidfd_send_signal` to the child
     SendSignal,
+    /// Watching the child's pidfd in a tokio runtime
+    Watch,
     /// Reading `/proc/self/fdinfo` of a template
     Fdinfo,
 }
@@ -188,6 +190,7 @@ impl fmt::Display for Call {
             Call::Streams => "reading or writing the child's streams",
             Call::Wait => "waitid",
             Call::SendSignal => "pidfd_send_signal",
+            Call::Watch => "watching the pidfd",
             Call::Fdinfo => "reading /proc/self/fdinfo",
         })
     }

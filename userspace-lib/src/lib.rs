@@ -89,6 +89,8 @@ mod stdio;
 mod step;
 pub mod sys;
 mod template;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 pub mod uapi;
 mod via;
 

@@ -1,5 +1,7 @@
 //! The ways to start a process that this kernel has. Every test runs through all of them.
 
+#![allow(dead_code, reason = "not every test needs all of this")]
+
 use std::env;
 use std::path::Path;
 
@@ -23,7 +25,6 @@ pub fn each_way(test: impl Fn(Mode)) {
 }
 
 /// A template that starts its processes in this way.
-#[allow(dead_code, reason = "not every test needs it")]
 pub fn template(mode: Mode, path: impl AsRef<Path>) -> Template {
     let template = TemplateOptions::new().mode(mode).open(path).unwrap();
     assert!(is(mode, template.via()));
@@ -31,7 +32,6 @@ pub fn template(mode: Mode, path: impl AsRef<Path>) -> Template {
 }
 
 /// A command for a shell script.
-#[allow(dead_code, reason = "not every test needs it")]
 pub fn shell(mode: Mode, script: &str) -> Command<'static> {
     let mut command = Command::new("/bin/sh");
     command.mode(mode).args(["-c", script]);
@@ -39,7 +39,6 @@ pub fn shell(mode: Mode, script: &str) -> Command<'static> {
 }
 
 /// Runs a command that must succeed, in this way, and returns what it writes.
-#[allow(dead_code, reason = "not every test needs it")]
 pub fn output(mode: Mode, command: &mut Command<'_>) -> String {
     let output = command.mode(mode).output().unwrap();
     assert!(output.status.success(), "{output:?}");
