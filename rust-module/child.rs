@@ -211,8 +211,8 @@ impl Step {
             Step::Setuid(uid) => to_result(unsafe { bindings::spawn_setuid(*uid) }),
             // SAFETY: As above.
             Step::Setgid(gid) => to_result(unsafe { bindings::spawn_setgid(*gid) }),
-            // SAFETY: The list is valid and sorted; who needs it longer takes a reference.
             Step::Setgroups(groups) => {
+                // SAFETY: The list is valid and sorted; who needs it longer takes a reference.
                 to_result(unsafe { bindings::spawn_setgroups(groups.as_ptr()) })
             }
             Step::NoNewPrivs => {
