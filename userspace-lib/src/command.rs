@@ -493,7 +493,7 @@ impl<'a> Command<'a> {
         Ok(Prepared { plan: Plan::new(self, &INHERIT, true)?, command: self })
     }
 
-    fn start(&self, plan: &Plan) -> Result<Child, Error> {
+    fn start(&self, plan: &Plan<'_>) -> Result<Child, Error> {
         let (pipes, actions) = plan.open_pipes()?;
         let (started, via) = self.program.start(self, plan, actions)?;
         Ok(Child::new(started, via, pipes, self.kill_on_drop))
@@ -572,7 +572,7 @@ impl fmt::Debug for Command<'_> {
 ///
 /// Made by [`Command::prepare`].
 pub struct Prepared<'c> {
-    plan: Plan,
+    plan: Plan<'c>,
     command: &'c Command<'c>,
 }
 

@@ -57,6 +57,8 @@
 //! - **Borrowing.** A descriptor can be given by reference, so `Command` has a lifetime; one that only takes owned things is
 //!   a `Command<'static>`.
 //! - **`&self`.** Starting does not change the command, which can be shared between threads and cloned.
+//! - **Environment.** It is read as the C library reads it, without a lock: nothing may change the environment of this
+//!   process while another thread starts one, which [`std::env::set_var`] asks for in any case.
 //! - **Errors** are [`Error`], which converts to [`std::io::Error`] with the same `errno`.
 //! - [`Command::pre_exec`] takes a `Fn`, and forces fork and exec.
 //!

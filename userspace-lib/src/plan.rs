@@ -1,6 +1,7 @@
 //! A command in the form that the kernel takes.
 
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::process::{ChildStderr, ChildStdin, ChildStdout};
 
@@ -21,7 +22,7 @@ pub(crate) type Defaults = [Kind<'static>; 3];
 ///
 /// The kernel takes addresses, not pointers, and so does this: everything they lead to belongs to the command, which
 /// must not change meanwhile, or to the fields below, on the heap.
-pub(crate) struct Plan {
+pub(crate) struct Plan<'c> {
     flags: u64,
     argv: Vec<u64>,
     environment: Environment,
@@ -36,6 +37,7 @@ pub(crate) struct Plan {
     _copies: Vec<OwnedFd>,
     /// The action that may fail with `EPERM`.
     optional: Option<usize>,
+    _command: PhantomData<&'c ()>,
 }
 
 enum Payload {
@@ -68,9 +70,9 @@ pub(crate) struct Pipes {
     _theirs: Vec<OwnedFd>,
 }
 
-impl Plan {
+impl<'c> Plan<'c> {
     /// Translates a command. With `copy` the caller's environment is taken as it is now.
-    pub(crate) fn new(command: &Command<'_>, defaults: &Defaults, copy: bool) -> Result<Self, Error> {
+    pub(crate) fn new(command: &'c Command<'_>, defaults: &Defaults, copy: bool) -> Result<Self, Error> {
         if let Some(mistake) = command.mistake {
             return Err(mistake.into());
         }
@@ -353,7 +355,7 @@ impl Builder {
     }
 
     /// The plan, with addresses: nothing moves any more on the heap.
-    fn finish(mut self) -> Result<Plan, Error> {
+    fn finish<'c>(mut self) -> Result<Plan<'c>, Error> {
         if self.actions.len() > SPAWN_TEMPLATE_MAX_ACTIONS as usize {
             return Err(InvalidInput::TooManyActions.into());
         }
@@ -370,6 +372,7 @@ impl Builder {
             pipes: self.pipes,
             _copies: self.table.copies,
             optional: self.optional,
+            _command: PhantomData,
         })
     }
 }
@@ -482,7 +485,7 @@ mod tests {
         Command::new("/bin/cat")
     }
 
-    fn plan(command: &Command<'_>) -> Plan {
+    fn plan<'c>(command: &'c Command<'_>) -> Plan<'c> {
         Plan::new(command, &[Kind::Inherit, Kind::Inherit, Kind::Inherit], true).unwrap()
     }
 
@@ -502,7 +505,7 @@ mod tests {
         pointers.map(|pointer| unsafe { CStr::from_ptr(pointer) }).collect()
     }
 
-    fn environment(plan: &Plan) -> Vec<&CStr> {
+    fn environment<'p>(plan: &'p Plan<'_>) -> Vec<&'p CStr> {
         match &plan.environment {
             Environment::Built { vector, .. } => strings(vector),
             Environment::Callers => panic!("the caller's own"),
@@ -515,7 +518,7 @@ mod tests {
     }
 
     /// The actions without what every command starts with, which is not looked at here.
-    fn plain(plan: &Plan) -> Vec<(u32, u32, RawFd, RawFd)> {
+    fn plain(plan: &Plan<'_>) -> Vec<(u32, u32, RawFd, RawFd)> {
         let own = plan.actions().iter().filter(|action| action.type_ != SPAWN_TEMPLATE_ACTION_SIGDEFAULT);
         own.map(|action| (action.type_, action.flags, action.fd, action.newfd)).collect()
     }

@@ -51,7 +51,7 @@ impl Program {
     pub(crate) fn start(
         &self,
         command: &Command<'_>,
-        plan: &Plan,
+        plan: &Plan<'_>,
         mut actions: Vec<spawn_template_action>,
     ) -> Result<(Started, Via), Error> {
         let result = self.start_once(command, &plan.request(&actions));
@@ -81,7 +81,12 @@ impl Program {
     }
 
     /// Runs it in this process. Returns only the error.
-    pub(crate) fn exec(&self, command: &Command<'_>, plan: &Plan, mut actions: Vec<spawn_template_action>) -> Error {
+    pub(crate) fn exec(
+        &self,
+        command: &Command<'_>,
+        plan: &Plan<'_>,
+        mut actions: Vec<spawn_template_action>,
+    ) -> Error {
         let candidates = match &self.0 {
             Kind::Template(_) => Vec::new(),
             Kind::Named(name) => match search::candidates(name, command.search_path().as_deref()) {

@@ -338,6 +338,9 @@ fn uid_gid_groups() {
             command.uid(12345);
         };
         assert_eq!(ids(&dropped)[2], "");
+        // Nothing of that happened to this process, nor to its memory.
+        // SAFETY: plain numbers.
+        assert_eq!(unsafe { libc::prctl(libc::PR_GET_DUMPABLE) }, 1);
         // Somebody else may not, and the error says what.
         let mut command = Command::new("/bin/true");
         command.mode(mode).uid(12345).action(Action::Setuid(0));

@@ -49,6 +49,12 @@ pub(super) unsafe fn check(actions: &[spawn_template_action]) -> Result<Option<(
     Ok(cgroup)
 }
 
+/// Whether the action makes the child another user's.
+pub(super) fn changes_ids(action: &spawn_template_action) -> bool {
+    let types = [SPAWN_TEMPLATE_ACTION_SETUID, SPAWN_TEMPLATE_ACTION_SETGID, SPAWN_TEMPLATE_ACTION_RESETIDS];
+    types.contains(&action.type_)
+}
+
 /// Performs one action. `mask` is what the program starts with, `file` the descriptor of the executable or -1.
 ///
 /// # Safety

@@ -4,8 +4,11 @@
 //! (`CLONE_VFORK`), so the cost does not grow with the caller. It runs [`Job::run`] on a stack of its own, with every
 //! signal blocked and without signal handlers. All that it does there is to read the [`Job`], make system calls without
 //! the C library (whose `setuid` and the like would involve the caller's other threads), and leave behind what failed in
-//! [`Outcome`]: it neither allocates nor locks nor touches thread-local storage. Only [`pre_exec`] closures are foreign
-//! code; with them, and when the caller does not want to wait, the child gets a copy of the memory as after `fork(2)`.
+//! [`Outcome`]: it neither allocates nor locks nor touches thread-local storage.
+//!
+//! In three cases the child gets a copy of the memory instead, as after `fork(2)`: with [`pre_exec`] closures, which are
+//! foreign code; when the caller does not wait; and when the ids change, because whoever may trace the new user's
+//! processes could then write to the caller's memory, and the kernel makes memory that changes its user undumpable.
 //!
 //! Until the child has executed the program its exit signal is 0, so that one that fails is invisible: no `SIGCHLD`, and
 //! no other thread's `wait(2)` can take it. `execve(2)` sets the exit signal to `SIGCHLD`.
@@ -65,7 +68,7 @@ pub(crate) unsafe fn spawn(program: Program<'_>, request: &Request<'_>, hooks: &
     // SAFETY: the caller answers for the pointers in the actions.
     let cgroup = unsafe { check(request.actions) }?;
     let wait = request.flags & u64::from(SPAWN_TEMPLATE_SPAWN_NOWAIT) == 0;
-    let share = wait && hooks.is_empty();
+    let share = wait && hooks.is_empty() && !request.actions.iter().any(action::changes_ids);
     let mapping = Mapping::new(share).map_err(|error| Failure::new(Stage::Create, errno_of(&error)))?;
     let file = File::of(program, request.actions)?;
 

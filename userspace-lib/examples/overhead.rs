@@ -1,0 +1,162 @@
+//! `overhead PROGRAM [SAMPLES]`: what this crate costs over the bare system call, for a child with 5 arguments, 30
+//! environment variables and 3 pipes.
+//!
+//! The unit is that of the clock. Run it where that counts instructions:
+//! `cargo xtask run --icount --copy target/release/examples/overhead -- ./overhead /bin/true`.
+
+use std::ffi::{CString, c_char};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::process::ExitCode;
+use std::time::Instant;
+use std::{env, io, ptr};
+
+use spawn_template::uapi::{
+    SPAWN_TEMPLATE_ACTION_DUP2, spawn_template_action, spawn_template_result, spawn_template_spawn_args,
+};
+use spawn_template::{Command, Mode, Stdio, Template, TemplateOptions, sys};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+const ARGUMENTS: [&str; 5] = ["one", "two", "three", "four", "five"];
+const VARIABLES: usize = 30;
+
+fn main() -> ExitCode {
+    let mut args = env::args().skip(1);
+    let (Some(program), samples) = (args.next(), args.next()) else {
+        eprintln!("usage: overhead PROGRAM [SAMPLES]");
+        return ExitCode::FAILURE;
+    };
+    match measure(&program, samples.and_then(|samples| samples.parse().ok()).unwrap_or(200)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("overhead: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(program: &str, samples: usize) -> Result<()> {
+    let template = TemplateOptions::new().mode(Mode::Template).open(program)?;
+    let bare = Bare::new(program)?;
+    let variables: Vec<(String, String)> =
+        (0..VARIABLES).map(|number| (format!("VARIABLE_{number}"), format!("value {number}"))).collect();
+    let build = |command: &mut Command<'_>| {
+        command.args(ARGUMENTS).env_clear().envs(variables.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    };
+    let mut held = Command::new(&template);
+    build(&mut held);
+    let prepared = held.prepare()?;
+    let run = |command: &Command<'_>| -> Result<()> {
+        command.spawn()?.wait()?;
+        Ok(())
+    };
+    let mut ways: [(&str, Box<dyn Fn() -> Result<()> + '_>, Vec<u128>); 5] = [
+        ("bare system call", Box::new(|| bare.run(&template)), Vec::new()),
+        ("prepared", Box::new(|| Ok(prepared.spawn()?.wait().map(drop)?)), Vec::new()),
+        ("command used again", Box::new(|| run(&held)), Vec::new()),
+        (
+            "command built each time",
+            Box::new(|| {
+                let mut command = Command::new(&template);
+                build(&mut command);
+                run(&command)
+            }),
+            Vec::new(),
+        ),
+        (
+            "command built each time, by path",
+            Box::new(|| {
+                let mut command = Command::new(program);
+                build(&mut command);
+                run(&command)
+            }),
+            Vec::new(),
+        ),
+    ];
+    // In turns, so that whatever changes meanwhile changes for all.
+    for _ in 0..samples + samples / 10 {
+        for (_, run, times) in &mut ways {
+            let start = Instant::now();
+            run()?;
+            times.push(start.elapsed().as_nanos());
+        }
+    }
+    let mut base = 0;
+    for (name, _, times) in &mut ways {
+        times.drain(..samples / 10);
+        times.sort_unstable();
+        let median = times.get(times.len() / 2).copied().unwrap_or(0);
+        if base == 0 {
+            base = median.max(1);
+        }
+        println!("{name:33} {median:9} {:+7.2} %", (median as f64 / base as f64 - 1.0) * 100.0);
+    }
+    Ok(())
+}
+
+/// The vectors for the bare system call, made once.
+struct Bare {
+    argv: Vec<*const c_char>,
+    envp: Vec<*const c_char>,
+    _strings: Vec<CString>,
+}
+
+impl Bare {
+    fn new(program: &str) -> Result<Self> {
+        let arguments = [program].into_iter().chain(ARGUMENTS).map(CString::new);
+        let variables = (0..VARIABLES).map(|number| CString::new(format!("VARIABLE_{number}=value {number}")));
+        let strings = arguments.chain(variables).collect::<std::result::Result<Vec<_>, _>>()?;
+        let (arguments, variables) = strings.split_at(1 + ARGUMENTS.len());
+        let vector = |strings: &[CString]| strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect();
+        Ok(Bare { argv: vector(arguments), envp: vector(variables), _strings: strings })
+    }
+
+    /// Starts the program with three pipes and waits for it.
+    fn run(&self, template: &Template) -> Result<()> {
+        let pipes = [pipe()?, pipe()?, pipe()?];
+        let theirs = [&pipes[0].0, &pipes[1].1, &pipes[2].1];
+        let mut actions = [spawn_template_action { type_: SPAWN_TEMPLATE_ACTION_DUP2, ..Default::default() }; 3];
+        for ((action, fd), number) in actions.iter_mut().zip(theirs).zip(0..) {
+            (action.fd, action.newfd) = (fd.as_raw_fd(), number);
+        }
+        let mut pidfd: i32 = -1;
+        let mut result = spawn_template_result::default();
+        let args = spawn_template_spawn_args {
+            pidfd: (&raw mut pidfd).expose_provenance() as u64,
+            argv: self.argv.as_ptr().expose_provenance() as u64,
+            envp: self.envp.as_ptr().expose_provenance() as u64,
+            actions: actions.as_ptr().expose_provenance() as u64,
+            actions_len: actions.len() as u64,
+            result: (&raw mut result).expose_provenance() as u64,
+            result_size: size_of_val(&result) as u64,
+            ..Default::default()
+        };
+        // SAFETY: all addresses lead to what they should, and the two results may be written to.
+        unsafe { sys::spawn_template_spawn(template.as_fd().as_raw_fd(), &args, size_of_val(&args)) }?;
+        // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns.
+        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+        // The child's ends, and ours of its input, as the crate does before it waits.
+        let [(input, ours), (out, output), (err, error)] = pipes;
+        drop((input, output, error, ours));
+        let id = pidfd.as_raw_fd() as libc::id_t;
+        // SAFETY: all bits zero is a valid siginfo_t.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the local may be written to.
+        if unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut info, libc::WEXITED) } != 0 {
+            return Err(io::Error::last_os_error().into());
+        }
+        drop((out, err));
+        Ok(())
+    }
+}
+
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut fds = [-1; 2];
+    // SAFETY: room for two descriptors.
+    if unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has just made them.
+    Ok(fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).into())
+}
