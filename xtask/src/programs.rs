@@ -40,7 +40,7 @@ pub fn add_children(ctx: &Context, payload: &mut Payload) -> Result<()> {
 /// The crate's tests that need the system calls: every `userspace-lib/tests/spawn*.rs`. Returns the folder they lie
 /// in, one program each.
 pub fn crate_tests(ctx: &Context) -> Result<PathBuf> {
-    let arguments = ["test", "--no-run", "--package", "spawn-template", "--test", "spawn*"];
+    let arguments = ["test", "--no-run", "--package", "spawn-template", "--all-features", "--test", "spawn*"];
     let arguments = [&arguments[..], &["--message-format", "json-render-diagnostics"]].concat();
     cargo(ctx, "crate-tests", &arguments, &["userspace-lib", "uapi-headers"], |_, said, folder| {
         let tests: Vec<Test> = said.iter().filter_map(|line| Test::parse(line)).collect();
