@@ -73,6 +73,8 @@ impl Failing {
     /// Starts in a process without children that has opened all the descriptors it needs. Blocks SIGCHLD, to see it.
     pub fn new() -> io::Result<Failing> {
         os::set_sigmask(os::sigbit(libc::SIGCHLD))?;
+        // Of children that have come and gone before.
+        while os::take_sigchld(0)?.is_some() {}
         Ok(Failing { checks: Checks::default(), fds: open_fds()? })
     }
 

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use crate::harness::{Outcome, in_worker, open_fds, refused};
+use crate::harness::{Outcome, failed, in_worker, open_fds, refused};
 use crate::os::{self, Status};
 use crate::show::Show;
 use crate::template::{Act, Folder, Open, Spawn, Template};
@@ -20,7 +20,8 @@ tests!("fds":
     close_then_reuse, close_range_all, close_range_hides_sources, close_range_cloexec, close_range_part, open_places_exactly,
     open_high, open_over_standard, placed_survive_without_cloexec, caller_table_untouched, inherit_all,
     inherit_honours_cloexec, inherit_with_actions, inherit_high, pipe_end_is_not_kept, many_placed,
-    other_threads_do_not_interfere, sources_from_high_numbers, table_is_not_shared, newfd_at_the_limit,
+    other_threads_do_not_interfere, pipes_of_other_threads_close [120], writers_in_other_threads_keep_nothing_busy [120],
+    sources_from_high_numbers, table_is_not_shared, newfd_at_the_limit,
 );
 
 /// Opens `/dev/null` at these numbers, not close-on-exec.
@@ -490,6 +491,63 @@ fn other_threads_do_not_interfere() -> Outcome {
         }
         stop.store(true, Ordering::Relaxed);
         result
+    })
+}
+
+/// Spawns that overlap with `body`: a thread starts long-lived children all the time until it has returned.
+fn while_spawning(body: impl FnOnce() -> Outcome) -> Outcome {
+    let template = Template::child("sleep")?;
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let spawner = scope.spawn(|| -> Outcome {
+            let mut children = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                children.push(template.spawn().run()?);
+                // Dropping a child kills it.
+                if children.len() > 8 {
+                    children.remove(0);
+                }
+            }
+            Ok(())
+        });
+        let outcome = body();
+        stop.store(true, Ordering::Relaxed);
+        spawner.join().map_err(|_| failed("the thread panicked"))??;
+        outcome
+    })
+}
+
+/// A pipe that another thread makes, close-on-exec or not, ends when its writer is closed, though children made in the
+/// meantime live on.
+fn pipes_of_other_threads_close() -> Outcome {
+    while_spawning(|| {
+        for round in 0..150 {
+            let (reader, writer) = os::pipe()?;
+            os::set_cloexec(writer.as_raw_fd(), round % 2 == 0)?;
+            thread::yield_now();
+            drop(writer);
+            // The end of the file counts as readable.
+            ensure!(os::readable(reader.as_raw_fd(), 0)?, "a child holds the writing end of pipe {round}");
+        }
+        Ok(())
+    })
+}
+
+/// A program that another thread writes can be started as soon as it is closed: no child has it open for writing.
+fn writers_in_other_threads_keep_nothing_busy() -> Outcome {
+    let folder = Folder::tmp("busy-writers")?;
+    let program = fs::read(crate::template::child("nothing"))?;
+    while_spawning(|| {
+        for round in 0..100 {
+            let path = folder.join(&format!("program-{}", round % 5));
+            let mut file = File::create(&path)?;
+            os::set_cloexec(file.as_raw_fd(), round % 2 == 0)?;
+            file.write_all(&program)?;
+            crate::template::set_mode(&path, 0o755)?;
+            drop(file);
+            same!(Template::path(&path)?.status()?, Status::Exited(0), "status of program {round}");
+        }
+        Ok(())
     })
 }
 

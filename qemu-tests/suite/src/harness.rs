@@ -170,6 +170,9 @@ pub fn errno_name(error: i32) -> String {
         libc::ESTALE => "ESTALE",
         libc::ELIBBAD => "ELIBBAD",
         libc::EOVERFLOW => "EOVERFLOW",
+        libc::ENOTTY => "ENOTTY",
+        libc::ENODEV => "ENODEV",
+        libc::EOPNOTSUPP => "EOPNOTSUPP",
         other => return format!("errno {other}"),
     };
     name.to_owned()

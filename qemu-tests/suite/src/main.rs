@@ -7,6 +7,8 @@
 
 mod actions;
 mod attributes;
+mod cgroup;
+mod chdir;
 mod create;
 mod credentials;
 mod elf;
@@ -24,6 +26,8 @@ mod limits;
 mod manual;
 mod metadata;
 mod module;
+mod nowait;
+mod order;
 mod os;
 mod parallel;
 mod programs;
@@ -55,6 +59,10 @@ const FILES: &[&[Test]] = &[
     ids::TESTS,
     limits::TESTS,
     attributes::TESTS,
+    cgroup::TESTS,
+    nowait::TESTS,
+    chdir::TESTS,
+    order::TESTS,
     signals::TESTS,
     wait::TESTS,
     errors::TESTS,

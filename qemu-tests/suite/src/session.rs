@@ -20,7 +20,7 @@ tests!("session":
 );
 
 /// A pseudoterminal: master and slave. Opening it makes it nobody's controlling terminal.
-fn pty() -> io::Result<(OwnedFd, OwnedFd, String)> {
+pub fn pty() -> io::Result<(OwnedFd, OwnedFd, String)> {
     let master = os::open("/dev/ptmx", libc::O_RDWR | libc::O_NOCTTY)?;
     os::ioctl_int(master.as_raw_fd(), libc::TIOCSPTLCK, &mut 0)?;
     let mut number = -1;

@@ -13,7 +13,8 @@ use crate::{ensure, same, tests};
 tests!("wait":
     exit_codes, death_by_signal, by_pid, by_pidfd, by_any, pid_is_the_childs, parent_is_the_process,
     group_and_session_are_inherited, from_another_thread, thread_that_spawned_is_gone, spawn_waits_for_actions, group_signal_while_actions_block,
-    signal_while_actions_block, killed_caller_leaves_nothing, child_killed_before_exec, traced, pid_namespace,
+    signal_while_actions_block, killed_caller_leaves_nothing, caller_ended_by_a_signal_leaves_nothing,
+    exit_in_another_thread_leaves_nothing, exec_in_another_thread_leaves_nothing, child_killed_before_exec, traced, pid_namespace,
     reparented_when_caller_exits,
 );
 
@@ -185,28 +186,111 @@ fn group_signal_while_actions_block() -> Outcome {
     })
 }
 
-/// A caller that is killed while its child is still blocked in an action: everything goes away in the end.
+/// Waits until no child is left, not even as a zombie of ours; false when some are after 20 seconds.
+fn all_gone() -> std::io::Result<bool> {
+    for _ in 0..400 {
+        if !os::has_children()? {
+            return Ok(true);
+        }
+        os::waitpid(-1, libc::__WALL | libc::WNOHANG)?;
+        thread::sleep(std::time::Duration::from_millis(50));
+    }
+    Ok(false)
+}
+
+/// Forks a process that spawns a child which blocks at a FIFO, waits until that child is there, and returns the process.
+fn caller_with_a_blocked_child(template: &Template, path: &str, extra: fn()) -> Outcome<i32> {
+    let worker = os::fork()?;
+    if worker == 0 {
+        extra();
+        let _ = template.spawn().open(Open::new(path, libc::O_RDONLY, 0)).run();
+        os::exit_now(3);
+    }
+    let children = || fs::read_to_string(format!("/proc/{worker}/task/{worker}/children"));
+    for _ in 0..400 {
+        if !children()?.is_empty() {
+            return Ok(worker);
+        }
+        thread::sleep(std::time::Duration::from_millis(20));
+    }
+    os::kill(worker, libc::SIGKILL)?;
+    Err(failed("the caller's child never showed"))
+}
+
+/// A caller that is killed while its child is still blocked in an action ends at once, and the child with it.
 fn killed_caller_leaves_nothing() -> Outcome {
     let folder = Folder::tmp("fifo-killed")?;
     let path = folder.join("fifo");
     os::mkfifo(&path)?;
     let template = Template::child("nothing")?;
-    let worker = os::fork()?;
-    if worker == 0 {
-        let _ = template.spawn().open(Open::new(&path, libc::O_RDONLY, 0)).run();
-        os::exit_now(0);
+    for _ in 0..5 {
+        let worker = caller_with_a_blocked_child(&template, &path, || ())?;
+        os::kill(worker, libc::SIGKILL)?;
+        same!(os::waitpid(worker, 0)?, (worker, Status::Signaled(libc::SIGKILL)), "the caller");
+        // Nobody ever opens the other end.
+        ensure!(all_gone()?, "the half-made child lives on");
     }
-    // Long enough for the worker to be inside; if it is not, the test is merely easier.
-    thread::sleep(std::time::Duration::from_millis(300));
+    same!(template.status()?, Status::Exited(0), "status of a spawn afterwards");
+    Ok(())
+}
+
+/// A signal that ends the caller ends it, whatever the child does.
+fn caller_ended_by_a_signal_leaves_nothing() -> Outcome {
+    let folder = Folder::tmp("fifo-terminated")?;
+    let path = folder.join("fifo");
+    os::mkfifo(&path)?;
+    let template = Template::child("nothing")?;
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGUSR1] {
+        let worker = caller_with_a_blocked_child(&template, &path, || ())?;
+        os::kill(worker, signal)?;
+        same!(os::waitpid(worker, 0)?, (worker, Status::Signaled(signal)), "the caller");
+        ensure!(all_gone()?, "the half-made child lives on");
+    }
+    Ok(())
+}
+
+/// Another thread ends the process.
+fn exit_in_another_thread_leaves_nothing() -> Outcome {
+    let folder = Folder::tmp("fifo-exit")?;
+    let path = folder.join("fifo");
+    os::mkfifo(&path)?;
+    let template = Template::child("nothing")?;
+    let worker = caller_with_a_blocked_child(&template, &path, || {
+        thread::spawn(|| {
+            thread::sleep(std::time::Duration::from_millis(300));
+            os::exit_now(7);
+        });
+    })?;
+    same!(os::waitpid(worker, 0)?, (worker, Status::Exited(7)), "the caller");
+    ensure!(all_gone()?, "the half-made child lives on");
+    Ok(())
+}
+
+/// Another thread executes a program, which then has no child that it knows nothing of.
+fn exec_in_another_thread_leaves_nothing() -> Outcome {
+    let folder = Folder::tmp("fifo-exec")?;
+    let path = folder.join("fifo");
+    os::mkfifo(&path)?;
+    let template = Template::child("nothing")?;
+    let worker = caller_with_a_blocked_child(&template, &path, || {
+        thread::spawn(|| {
+            thread::sleep(std::time::Duration::from_millis(300));
+            os::execve(c"/payload/children/sleep", &[c"sleep".into()], &[]);
+            os::exit_now(1);
+        });
+    })?;
+    let children = || fs::read_to_string(format!("/proc/{worker}/task/{worker}/children"));
+    let comm = || fs::read_to_string(format!("/proc/{worker}/comm"));
+    for _ in 0..400 {
+        if comm()? == "sleep\n" && children()?.is_empty() {
+            break;
+        }
+        thread::sleep(std::time::Duration::from_millis(20));
+    }
+    same!((comm()?.as_str(), children()?.as_str()), ("sleep\n", ""), "the caller's new program and its children");
     os::kill(worker, libc::SIGKILL)?;
     same!(os::waitpid(worker, 0)?, (worker, Status::Signaled(libc::SIGKILL)), "the caller");
-    // Should the child live on, ours as orphan, this lets it get past the FIFO.
-    let fifo = os::open(&path, libc::O_RDWR | libc::O_NONBLOCK)?;
-    while os::has_children()? {
-        os::waitpid(-1, libc::__WALL)?;
-    }
-    drop(fifo);
-    same!(template.status()?, Status::Exited(0), "status of a spawn afterwards");
+    ensure!(all_gone()?, "the half-made child lives on");
     Ok(())
 }
 
