@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use crate::harness::{Outcome, failed, refused};
-use crate::os;
-use crate::template::{Act, Folder, Open, Spawn, Template, set_mode};
-use crate::{ensure, tests};
+use crate::os::{self, Status};
+use crate::template::{Act, Folder, Open, Sched, Spawn, Template, set_mode};
+use crate::{ensure, same, tests};
 
 tests!("leaks":
-    good_spawns [300], failing_actions [300], refused_arguments [300], failing_exec [300], templates [300],
+    good_spawns [300], attributes [300], not_waited_for [300], killed_callers [300], failing_actions [300], refused_arguments [300], failing_exec [300], templates [300],
     refused_templates [300], large_arguments [300],
 );
 
@@ -104,7 +105,7 @@ fn good_spawns() -> Outcome {
     let file = File::open("/etc/passwd")?;
     let plain = template.spawn();
     let busy = template.spawn().acts([
-        Act::Dup2(std::os::fd::AsRawFd::as_raw_fd(&file), 5),
+        Act::Dup2(file.as_raw_fd(), 5),
         Act::Open(Open::new("/dev/null", libc::O_RDONLY, 6)),
         Act::Sigmask(1),
         Act::CloseRange(100, -1, 0),
@@ -115,6 +116,78 @@ fn good_spawns() -> Outcome {
     repeated(800, || {
         round += 1;
         spawns[round % 3].status()?;
+        Ok(())
+    })
+}
+
+/// Actions that keep something: paths, groups, a scheduling structure, terminals, a cgroup.
+fn with_attributes<'a>(template: &'a Template, tty: &OwnedFd, cgroup: &File) -> Spawn<'a> {
+    template.spawn().acts([
+        Act::chdir("/usr"),
+        Act::Setsid,
+        Act::Setctty(tty.as_raw_fd()),
+        Act::Tcsetpgrp(tty.as_raw_fd()),
+        Act::Cgroup(cgroup.as_raw_fd()),
+        Act::Rlimit(libc::RLIMIT_NOFILE, 100, 100),
+        Act::Sched(Sched { nice: 3, ..Sched::default() }),
+        Act::Setgroups((0..1000).collect()),
+        Act::Setgid(1000),
+        Act::Setuid(1000),
+        Act::Sigignore(1),
+    ])
+}
+
+/// Half of them fail after all their actions.
+fn attributes() -> Outcome {
+    let template = Template::child("nothing")?;
+    let (_master, tty, _) = crate::session::pty()?;
+    let cgroup = File::open("/sys/fs/cgroup")?;
+    let good = with_attributes(&template, &tty, &cgroup);
+    let bad = good.clone().act(Act::Setuid(0));
+    let wrong = good.clone().act(Act::Setuid(u64::MAX));
+    repeated(300, || {
+        same!(good.status()?, Status::Exited(0), "status");
+        refused("SETUID", bad.run(), libc::EPERM)?;
+        refused("SETUID", wrong.run(), libc::EINVAL)?;
+        same!(good.clone().inherit_fds().status()?, Status::Exited(0), "status, inheriting");
+        Ok(())
+    })
+}
+
+/// NOWAIT, with and without a failure that comes later.
+fn not_waited_for() -> Outcome {
+    let template = Template::child("nothing")?;
+    let good = template.spawn().acts([Act::chdir("/usr"), Act::Setgroups(vec![1, 2, 3])]).nowait();
+    let bad = good.clone().act(Act::Dup2(999, 1));
+    repeated(300, || {
+        same!(good.status()?, Status::Exited(0), "status");
+        same!(bad.status()?, Status::Exited(127), "status of a failure");
+        same!(bad.clone().inherit_fds().status()?, Status::Exited(127), "status of a failure, inheriting");
+        Ok(())
+    })
+}
+
+/// Callers that die while their child is blocked in an action.
+fn killed_callers() -> Outcome {
+    let folder = Folder::tmp("leak-killed")?;
+    let path = folder.join("fifo");
+    os::mkfifo(&path)?;
+    let template = Template::child("nothing")?;
+    let argv = ["an argument"; 20];
+    let spawn = template.spawn().argv(argv).acts([Act::chdir("/usr"), Act::Setgroups(vec![1, 2, 3])]);
+    let spawn = spawn.open(Open::new(&path, libc::O_RDONLY, 5));
+    repeated(60, || {
+        let worker = os::fork()?;
+        if worker == 0 {
+            let _ = spawn.run();
+            os::exit_now(3);
+        }
+        let children = format!("/proc/{worker}/task/{worker}/children");
+        while fs::read_to_string(&children)?.is_empty() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        os::kill(worker, libc::SIGKILL)?;
+        os::reap_all()?;
         Ok(())
     })
 }

@@ -107,6 +107,17 @@ pub fn has_children() -> io::Result<bool> {
     }
 }
 
+/// Waits until there is no child left. Half-made ones, which nobody can reap, count too: they go by themselves.
+pub fn reap_all() -> io::Result<()> {
+    loop {
+        match waitpid(-1, libc::__WALL) {
+            Err(e) if e.raw_os_error() == Some(libc::ECHILD) => return Ok(()),
+            Err(e) => return Err(e),
+            Ok(_) => {}
+        }
+    }
+}
+
 /// Forks. Only good in a process with one thread; the child must end with [`exit_now`].
 pub fn fork() -> io::Result<i32> {
     // SAFETY: callers are single-threaded, so the child may do what it likes.

@@ -228,9 +228,7 @@ fn callers_killed_at_any_time() -> Outcome {
         thread::sleep(std::time::Duration::from_micros(1500 + 700 * round));
         os::kill(pid, libc::SIGKILL)?;
         // The caller and, if it had one, the child that came to us.
-        while os::has_children()? {
-            os::waitpid(-1, libc::__WALL)?;
-        }
+        os::reap_all()?;
     }
     same!(template.status()?, Status::Exited(0), "status of a spawn afterwards");
     Ok(())
@@ -255,9 +253,7 @@ fn exec_of_a_threaded_caller() -> Outcome {
             });
         }
         same!(os::waitpid(pid, 0)?, (pid, Status::Exited(21)), "the caller that became another program");
-        while os::has_children()? {
-            os::waitpid(-1, libc::__WALL)?;
-        }
+        os::reap_all()?;
     }
     in_worker(|| {
         same!(File::open("/dev/null").is_ok(), true, "this process still works");
