@@ -7,6 +7,7 @@ use std::thread;
 
 use crate::failing::{Failing, Failure};
 use crate::harness::{Outcome, failed, in_worker};
+use crate::nowait::{Gate, left_alone};
 use crate::os::{self, Status};
 use crate::show::Show;
 use crate::template::{Act, Folder, Open, Sched, Template, set_mode};
@@ -15,7 +16,7 @@ use crate::{same, tests};
 tests!("attributes":
     umask, umask_counts_for_later_opens, umask_leaves_caller_alone, sched_policies, sched_nice_values, sched_nice_is_clamped,
     sched_deadline, sched_reset_on_fork, sched_leaves_caller_alone, sched_wrong_values, sched_takes_privilege,
-    pdeathsig_values, pdeathsig_fires, pdeathsig_fires_when_the_thread_ends, pdeathsig_is_not_inherited, pdeathsig_last_one_wins, pdeathsig_and_ids,
+    pdeathsig_values, pdeathsig_fires, pdeathsig_fires_when_the_thread_ends, pdeathsig_of_a_caller_that_is_gone, pdeathsig_is_not_inherited, pdeathsig_last_one_wins, pdeathsig_and_ids,
     pdeathsig_and_setuid_program,
 );
 
@@ -243,6 +244,20 @@ fn pdeathsig_fires_when_the_thread_ends() -> Outcome {
     let spawned = thread::scope(|scope| scope.spawn(|| template.spawn().acts(acts).run()).join());
     let child = spawned.map_err(|_| failed("the thread panicked"))??;
     same!(child.wait()?, Status::Signaled(libc::SIGUSR2), "a child whose thread ended");
+    Ok(())
+}
+
+/// The caller did not wait and has exited when the action's turn comes: the signal is sent then.
+fn pdeathsig_of_a_caller_that_is_gone() -> Outcome {
+    let gate = Gate::new("pdeathsig-gone")?;
+    for signal in [libc::SIGUSR1, libc::SIGTERM] {
+        let pid = left_alone(&gate, &[Act::Pdeathsig(signal as u64)], || os::exit_now(0))?;
+        gate.open()?;
+        same!(os::waitpid(pid, 0)?, (pid, Status::Signaled(signal)), "a child whose parent had gone");
+    }
+    let pid = left_alone(&gate, &[Act::Pdeathsig(0)], || os::exit_now(0))?;
+    gate.open()?;
+    same!(os::waitpid(pid, 0)?, (pid, Status::Exited(9)), "a child that asked for none");
     Ok(())
 }
 

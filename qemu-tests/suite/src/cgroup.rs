@@ -257,11 +257,12 @@ fn removed_group() -> Outcome {
     failing.finish()
 }
 
-/// The rule that processes live in the leaves.
+/// The rule that processes live in the leaves, as far as a controller cannot work on threads.
 fn group_with_controlled_children() -> Outcome {
     let group = Group::new("inner")?;
+    fs::write(format!("{ROOT}/cgroup.subtree_control"), "+memory")?;
     let leaf = group.below("leaf")?;
-    group.set("cgroup.subtree_control", "+pids")?;
+    group.set("cgroup.subtree_control", "+memory")?;
     let template = Template::child("nothing")?;
     let mut failing = Failing::new()?;
     failing.both("an inner group", &template.spawn().act(group.action()), Failure::at(Stage::Create, libc::EBUSY));
@@ -270,15 +271,20 @@ fn group_with_controlled_children() -> Outcome {
     Ok(())
 }
 
+/// Beside a threaded group, one that is not cannot have processes; the threaded one can.
 fn threaded_group() -> Outcome {
     let group = Group::new("threads")?;
-    let threaded = group.below("threaded")?;
+    let (threaded, invalid) = (group.below("threaded")?, group.below("invalid")?);
     threaded.set("cgroup.type", "threaded")?;
+    same!(invalid.get("cgroup.type")?, "domain invalid", "type of the group beside");
     let template = Template::child("nothing")?;
     let mut failing = Failing::new()?;
-    let spawn = template.spawn().act(threaded.action());
-    failing.both("a threaded group", &spawn, Failure::at(Stage::Create, libc::EOPNOTSUPP));
-    failing.finish()
+    let spawn = template.spawn().act(invalid.action());
+    failing.both("an invalid group", &spawn, Failure::at(Stage::Create, libc::EOPNOTSUPP));
+    failing.finish()?;
+    let show = Template::child("show")?.spawn().act(threaded.action()).show()?;
+    same!(show.get("cgroup"), threaded.name(), "the child's cgroup");
+    Ok(())
 }
 
 fn users_may_not() -> Outcome {

@@ -5,7 +5,8 @@ use std::fs;
 use std::os::unix::fs::chown;
 
 use crate::failing::{Failing, Failure, Stage};
-use crate::harness::{Outcome, in_worker};
+use crate::harness::{Outcome, failed, in_worker};
+use crate::nowait::Gate;
 use crate::os::{self, Status};
 use crate::show::Show;
 use crate::template::{Act, Folder, Open, Template, set_mode};
@@ -15,7 +16,7 @@ tests!("ids":
     setuid_of_root, setgid_of_root, setgroups_sets, setgroups_clears, setgroups_most, all_three_in_order, caller_keeps_its_ids,
     setuid_first_gives_rights_up, invalid_ids, users_may_not, users_may_keep_their_own, saved_ids_may_be_taken, resetids, resetids_of_equal_ids,
     unmapped_ids, setgroups_denied_by_namespace, setuid_counts_for_open, setuid_counts_for_exec, setuid_counts_for_the_path, setuid_counts_for_the_process_limit,
-    setuid_program_after_setuid, no_new_privs, no_new_privs_and_setuid_program, securebits_keep_capabilities,
+    setuid_program_after_setuid, no_new_privs, no_new_privs_and_setuid_program, securebits_keep_capabilities, not_dumpable_before_exec,
 );
 
 /// Real, effective, saved and file system ids of user and group that `show` reports.
@@ -295,7 +296,7 @@ fn setuid_counts_for_exec() -> Outcome {
     failing.finish()?;
     same!(by_path.status()?, Status::Exited(0), "status for root");
     let template = {
-        set_mode(&path, 0o701)?;
+        set_mode(&path, 0o711)?;
         Template::path(&path)?
     };
     same!(template.spawn().act(Act::Setuid(12345)).status()?, Status::Exited(0), "status with the right for others");
@@ -316,19 +317,18 @@ fn setuid_counts_for_the_path() -> Outcome {
     Ok(())
 }
 
-/// As after setuid(2): a user who has too many processes cannot execute a program.
+/// As after setuid(2): a user who has too many processes by then cannot execute a program.
 fn setuid_counts_for_the_process_limit() -> Outcome {
-    let running = Template::child("sleep")?.spawn().act(Act::Setuid(23456)).run()?;
+    let sleep = Template::child("sleep")?;
+    let running = [(); 2].map(|()| sleep.spawn().act(Act::Setuid(23456)).run());
     let template = Template::child("nothing")?;
-    let limit = Act::Rlimit(libc::RLIMIT_NPROC, 1, 1);
-    let spawn = template.spawn().acts([limit.clone(), Act::Setuid(23456)]);
+    let spawn = template.spawn().acts([Act::Rlimit(libc::RLIMIT_NPROC, 1, 1), Act::Setuid(23456)]);
     for inherit in [false, true] {
         let (child, result) = spawn.clone().inherit(inherit).report();
-        crate::harness::refused("a second process of the user", child, libc::EAGAIN)?;
+        crate::harness::refused("a third process of the user", child, libc::EAGAIN)?;
         same!((result.stage, result.action), (Stage::Exec as u32, -1), "stage and action");
     }
-    os::kill(running.pid, libc::SIGKILL)?;
-    running.wait()?;
+    drop(running);
     same!(spawn.status()?, Status::Exited(0), "status of the only process of the user");
     Ok(())
 }
@@ -384,6 +384,37 @@ fn securebits_keep_capabilities() -> Outcome {
         let spawn = template.spawn().acts([Act::Setuid(12345), Act::Setgid(5), Act::Setgroups(vec![6])]);
         same!(spawn.status()?, Status::Exited(0), "status");
         same!(show(&[Act::Setuid(12345)], false)?.mask("status.CapEff"), 0, "capabilities after exec");
+        Ok(())
+    })
+}
+
+/// Until it has its program, a child that has become another user is none of that user's business: it may have
+/// descriptors of its caller's that the user must not reach through /proc.
+fn not_dumpable_before_exec() -> Outcome {
+    let gate = Gate::new("dumpable")?;
+    let acts = [Act::Setgroups(vec![]), Act::Setgid(12345), Act::Setuid(12345), gate.action()];
+    let child = Template::child("sleep")?.spawn().acts(acts).nowait().run()?;
+    let fds = format!("/proc/{}/fd", child.pid);
+    let until = |what: &str, done: &dyn Fn() -> std::io::Result<bool>| -> Outcome {
+        for _ in 0..400 {
+            if done()? {
+                return Ok(());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        Err(failed(format!("the child never {what}")))
+    };
+    let status = format!("/proc/{}/status", child.pid);
+    until("changed its ids", &|| Ok(fs::read_to_string(&status)?.contains("Uid:\t12345")))?;
+    in_worker(|| {
+        os::become_user(12345)?;
+        crate::harness::refused("listing its descriptors", fs::read_dir(&fds), libc::EACCES)
+    })?;
+    gate.open()?;
+    until("executed its program", &|| Ok(fs::read_to_string(format!("/proc/{}/comm", child.pid))? == "sleep\n"))?;
+    in_worker(|| {
+        os::become_user(12345)?;
+        fs::read_dir(&fds)?;
         Ok(())
     })
 }

@@ -9,25 +9,27 @@ use std::time::Duration;
 use crate::failing::{Failing, Failure, SUCCESS, Stage, fields};
 use crate::harness::{Outcome, in_worker, refused};
 use crate::os::{self, Status};
-use crate::template::{Act, Child, Folder, Open, Template};
+use crate::template::{Act, Child, Folder, Open, Template, set_mode};
 use crate::{ensure, same, tests};
 
 tests!("nowait":
     runs_the_program, returns_before_the_actions, child_is_an_ordinary_one, failing_action_is_127, failing_exec_is_127, stale_file_is_127, result_says_success,
-    sigchld_of_a_late_failure, wait_by_pidfd_pid_and_any, killable_before_exec, stoppable_before_exec, failures_before_the_child_are_returned,
+    sigchld_of_a_late_failure, wait_by_pidfd_pid_and_any, killable_before_exec, signals_are_blocked_from_birth, stoppable_before_exec, failures_before_the_child_are_returned,
     descriptors_may_be_closed_at_once, memory_may_be_changed_at_once, template_may_be_closed_at_once, inherits_descriptors, many_at_once,
     caller_may_be_killed, caller_may_exit, ignored_sigchld, process_group_is_set_by_the_child,
 );
 
 /// A FIFO that a child blocks on when it opens it for reading.
-struct Gate {
+pub struct Gate {
     folder: Folder,
 }
 
 impl Gate {
-    fn new(name: &str) -> std::io::Result<Gate> {
+    /// In a folder of its own, for everybody to open.
+    pub fn new(name: &str) -> std::io::Result<Gate> {
         let gate = Gate { folder: Folder::tmp(name)? };
         os::mkfifo(gate.path())?;
+        set_mode(gate.path(), 0o666)?;
         Ok(gate)
     }
 
@@ -36,12 +38,12 @@ impl Gate {
     }
 
     /// The action that blocks.
-    fn action(&self) -> Act {
+    pub fn action(&self) -> Act {
         Act::Open(Open::new(self.path(), libc::O_RDONLY, 60))
     }
 
     /// Lets the child through, by being the writer; returns as soon as it has come.
-    fn open(&self) -> std::io::Result<()> {
+    pub fn open(&self) -> std::io::Result<()> {
         OpenOptions::new().write(true).open(self.path()).map(drop)
     }
 }
@@ -195,12 +197,24 @@ fn killable_before_exec() -> Outcome {
         }
         same!(child.wait()?, Status::Signaled(libc::SIGKILL), "status");
     }
-    // Others wait for the program.
-    let child = template.spawn().act(gate.action()).nowait().run()?;
+    Ok(())
+}
+
+/// Any signal but SIGKILL waits for the program, however early it comes; the actions say what becomes of it then.
+fn signals_are_blocked_from_birth() -> Outcome {
+    let gate = Gate::new("nowait-early")?;
+    let child = Template::child("nothing")?.spawn().act(gate.action()).nowait().run()?;
     os::kill(child.pid, libc::SIGTERM)?;
     ensure!(!os::readable(child.pidfd.as_raw_fd(), 200)?, "SIGTERM ended the child before it had its program");
     gate.open()?;
     same!(child.wait()?, Status::Signaled(libc::SIGTERM), "status");
+    let template = Template::child("nothing")?;
+    let spawn = template.spawn().act(Act::Sigignore(os::sigbit(libc::SIGUSR1))).nowait();
+    for round in 0..50 {
+        let child = spawn.run()?;
+        os::kill(child.pid, libc::SIGUSR1)?;
+        same!(child.wait()?, Status::Exited(0), "status of child {round}, which ignores the signal");
+    }
     Ok(())
 }
 
@@ -328,12 +342,13 @@ fn many_at_once() -> Outcome {
 }
 
 /// Starts a child blocked at the gate from a process that then ends this way; the child is ours afterwards.
-fn left_alone(gate: &Gate, end: fn() -> !) -> Outcome<i32> {
+pub fn left_alone(gate: &Gate, acts: &[Act], end: fn() -> !) -> Outcome<i32> {
     let template = Template::child("exit-code")?;
     let (reader, writer) = os::pipe()?;
     let worker = os::fork()?;
     if worker == 0 {
-        if let Ok(child) = template.spawn().arg("9").act(gate.action()).nowait().run() {
+        let spawn = template.spawn().arg("9").act(gate.action()).acts(acts.iter().cloned());
+        if let Ok(child) = spawn.nowait().run() {
             let (pid, _pidfd) = child.leave();
             let _ = File::from(writer).write_all(&pid.to_le_bytes());
         }
@@ -349,7 +364,7 @@ fn left_alone(gate: &Gate, end: fn() -> !) -> Outcome<i32> {
 /// The child of a caller that does not wait does not depend on it.
 fn caller_may_be_killed() -> Outcome {
     let gate = Gate::new("nowait-killed")?;
-    let pid = left_alone(&gate, || {
+    let pid = left_alone(&gate, &[], || {
         let _ = os::kill(std::process::id() as i32, libc::SIGKILL);
         os::exit_now(1)
     })?;
@@ -361,7 +376,7 @@ fn caller_may_be_killed() -> Outcome {
 
 fn caller_may_exit() -> Outcome {
     let gate = Gate::new("nowait-exited")?;
-    let pid = left_alone(&gate, || os::exit_now(0))?;
+    let pid = left_alone(&gate, &[], || os::exit_now(0))?;
     thread::sleep(Duration::from_millis(50));
     gate.open()?;
     same!(os::waitpid(pid, 0)?, (pid, Status::Exited(9)), "the orphan");

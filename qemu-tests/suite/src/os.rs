@@ -401,7 +401,11 @@ pub fn rlimit(resource: libc::__rlimit_resource_t) -> io::Result<libc::rlimit> {
 
 /// Sets the soft limit of a resource, and raises the hard one when it is lower.
 pub fn set_rlimit(resource: libc::__rlimit_resource_t, soft: u64) -> io::Result<()> {
-    let hard = rlimit(resource)?.rlim_max.max(soft);
+    set_hard_rlimit(resource, soft, rlimit(resource)?.rlim_max.max(soft))
+}
+
+/// Sets both limits of a resource.
+pub fn set_hard_rlimit(resource: libc::__rlimit_resource_t, soft: u64, hard: u64) -> io::Result<()> {
     let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
     // SAFETY: `limit` is a live local.
     check(unsafe { libc::setrlimit(resource, &limit) }).map(drop)

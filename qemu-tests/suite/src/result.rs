@@ -12,7 +12,7 @@ use crate::{ensure, same, tests};
 
 tests!("result":
     success, sizes, too_small, too_large, pointer_without_size, size_without_pointer, unwritable, anywhere_in_memory,
-    first_version_has_none, left_alone, reused, argument_stage, action_arguments, identity_stage, create_stage,
+    first_version_has_none, left_alone, no_template, reused, argument_stage, action_arguments, identity_stage, create_stage,
     action_stage, last_of_many_actions, exec_stage, first_problem_counts, caller_memory_of_actions,
 );
 
@@ -181,7 +181,6 @@ fn first_version_has_none() -> Outcome {
 /// A call that cannot make sense of its arguments writes nothing.
 fn left_alone() -> Outcome {
     let template = Template::child("nothing")?;
-    let null = File::open("/dev/null")?;
     let (mut pidfd, argv, mut result) = (-1, [c"child".as_ptr() as u64, 0], UNREPORTED);
     let mut page = Pages::new(1)?;
     let args = plain_args(&mut pidfd, &argv, &mut result);
@@ -197,14 +196,28 @@ fn left_alone() -> Outcome {
     call("size 79", template.raw(), address, 79, libc::EINVAL);
     call("size 4097", template.raw(), address, 4097, libc::E2BIG);
     call("unknown tail", template.raw(), address, SPAWN_SIZE + 8, libc::E2BIG);
-    call("no descriptor", 900, address, SPAWN_SIZE, libc::EBADF);
-    call("no template", null.as_raw_fd(), address, SPAWN_SIZE, libc::EINVAL);
     let at_end = page.at_end(bytes);
     call("a tail in the hole", template.raw(), at_end, SPAWN_SIZE + 8, libc::EFAULT);
     checks.finish()?;
     // SAFETY: the pointer is to a live local.
     let result = unsafe { (&raw const result).read_volatile() };
     same!(fields(&result), fields(&UNREPORTED), "the result");
+    Ok(())
+}
+
+/// What is no template is a wrong argument too.
+fn no_template() -> Outcome {
+    let null = File::open("/dev/null")?;
+    let mut pidfd = -1;
+    let argv = [c"child".as_ptr() as u64, 0];
+    for (what, fd, error) in [("no descriptor", 900, libc::EBADF), ("no template", null.as_raw_fd(), libc::EINVAL)] {
+        let mut result = UNREPORTED;
+        let args = plain_args(&mut pidfd, &argv, &mut result);
+        refused(what, os::template_spawn(fd, &raw const args as u64, SPAWN_SIZE), error)?;
+        // SAFETY: the pointer is to a live local.
+        let result = unsafe { (&raw const result).read_volatile() };
+        same!(fields(&result), (Stage::Arguments as u32, -1, error, 0), "report, {what}");
+    }
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use crate::{ensure, same, tests};
 
 tests!("spawn":
     arguments, environment, empty_environment, null_environment, empty_argv, null_argv, empty_strings, many_arguments,
-    a_megabyte_of_arguments, argument_too_long, arguments_too_large, environment_too_large, arguments_against_stack_limit,
+    a_megabyte_of_arguments, argument_too_long, arguments_too_large [180], environment_too_large, arguments_against_stack_limit,
     bad_argv_pointer, bad_envp_pointer, structure_size, zero_tail, nonzero_tail, not_a_template, bad_argument_pointer,
     unknown_flags, reserved_fields, no_pidfd_pointer, unwritable_pidfd_pointer, too_many_actions, action_count_without_array,
     unreadable_actions, pidfd_is_cloexec, out_of_fds,
