@@ -6,15 +6,15 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
 
 use crate::failing::{Failing, Failure};
-use crate::harness::{Checks, Outcome, in_worker, refused};
+use crate::harness::{Checks, Outcome, refused};
 use crate::os::{self, Status};
 use crate::template::{Act, Child, Folder, Open, Spawn, Template, child};
 use crate::{ensure, same, tests};
 
 tests!("errors":
     source_not_open, fchdir_errors, open_errors, leaves_nothing, counted_as_failures, first_failing_action_wins,
-    earlier_actions_have_happened, busy_while_open_for_writing, busy_while_running, noexec_after_create, process_limit,
-    pids_cgroup, works_again_after_failure, error_beats_success_after_exec, no_script_fallback,
+    earlier_actions_have_happened, busy_while_open_for_writing, busy_while_running,
+    works_again_after_failure, error_beats_success_after_exec, no_script_fallback,
 );
 
 /// A spawn with these actions, inheriting or not.
@@ -158,76 +158,6 @@ fn busy_while_running() -> Outcome {
     child.wait()?;
     OpenOptions::new().write(true).open(&path)?;
     Ok(())
-}
-
-fn noexec_after_create() -> Outcome {
-    os::private_mounts()?;
-    let folder = Folder::tmp("noexec-later")?;
-    os::mount("tmpfs", folder.path(), "tmpfs", 0, "")?;
-    let path = folder.copy("nothing")?;
-    let templates = [Template::path(&path)?, Template::of_fd(&File::open(&path)?)?];
-    os::mount("", folder.path(), "", libc::MS_REMOUNT | libc::MS_NOEXEC, "")?;
-    let mut checks = Checks::default();
-    for template in &templates {
-        // What exec says, or that the template is not what it was.
-        checks.refused("on a mount remounted noexec", template.status(), &[libc::EACCES, libc::ESTALE]);
-    }
-    os::mount("", folder.path(), "", libc::MS_REMOUNT, "")?;
-    for template in &templates {
-        same!(template.status()?, Status::Exited(0), "status after remounting exec");
-    }
-    drop(templates);
-    os::unmount(folder.path())?;
-    checks.finish()
-}
-
-fn process_limit() -> Outcome {
-    in_worker(|| {
-        os::become_user(12345)?;
-        let template = Template::child("nothing")?;
-        let before = os::rlimit(libc::RLIMIT_NPROC)?.rlim_cur;
-        os::set_rlimit(libc::RLIMIT_NPROC, 1)?;
-        let alone = template.status();
-        let left = os::has_children();
-        os::set_rlimit(libc::RLIMIT_NPROC, before)?;
-        refused("the second process of a user who may have one", alone, libc::EAGAIN)?;
-        ensure!(!left?, "a child is left");
-        same!(template.status()?, Status::Exited(0), "status with the limit raised");
-        Ok(())
-    })
-}
-
-fn pids_cgroup() -> Outcome {
-    const ROOT: &str = "/sys/fs/cgroup";
-    const GROUP: &str = "/sys/fs/cgroup/spawn-template-pids";
-    fs::write(format!("{ROOT}/cgroup.subtree_control"), "+pids")?;
-    if let Err(e) = fs::create_dir(GROUP)
-        && e.kind() != io::ErrorKind::AlreadyExists
-    {
-        return Err(e.into());
-    }
-    let outcome = in_worker(|| {
-        let template = Template::child("nothing")?;
-        let control = |file: &str, value: &str| fs::write(format!("{GROUP}/{file}"), value);
-        control("cgroup.procs", "0")?;
-        control("pids.max", "1")?;
-        let refused_one = template.status();
-        let left = os::has_children();
-        control("pids.max", "2")?;
-        let accepted = template.status();
-        refused("the second process of a group that may have one", refused_one, libc::EAGAIN)?;
-        ensure!(!left?, "a child is left");
-        same!(accepted?, Status::Exited(0), "status with room for two");
-        same!(fs::read_to_string(format!("{GROUP}/pids.current"))?, "1\n", "processes in the group");
-        let show = Template::child("show")?.spawn().show()?;
-        same!(show.get("cgroup"), "0::/spawn-template-pids", "the child's group");
-        fs::write(format!("{ROOT}/cgroup.procs"), "0")?;
-        Ok(())
-    });
-    // The worker is gone, and its group can be removed.
-    let removed = fs::remove_dir(GROUP);
-    outcome?;
-    Ok(removed?)
 }
 
 fn works_again_after_failure() -> Outcome {

@@ -315,7 +315,8 @@ fn kill_children() -> io::Result<usize> {
 pub fn children() -> io::Result<Vec<i32>> {
     let mut pids = Vec::new();
     for task in fs::read_dir("/proc/self/task")? {
-        let text = fs::read_to_string(task?.path().join("children"))?;
+        // A thread that was just joined may still be listed, and gone by now.
+        let text = fs::read_to_string(task?.path().join("children")).unwrap_or_default();
         pids.extend(text.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
     }
     Ok(pids)

@@ -5,10 +5,14 @@
 //! process of its own with a time limit; it fails too when it leaves a process or a descriptor behind, or when the
 //! kernel logs a warning meanwhile.
 
+mod accounting;
 mod actions;
+mod aslr;
 mod attributes;
+mod audit;
 mod cgroup;
 mod chdir;
+mod control_group;
 mod create;
 mod credentials;
 mod elf;
@@ -17,27 +21,41 @@ mod failing;
 mod fdinfo;
 mod fds;
 mod fields;
+mod filter;
 mod harness;
 mod identity;
 mod ids;
 mod image;
+mod interrupted;
+mod landlock;
 mod leaks;
+mod like_exec;
 mod limits;
 mod manual;
 mod metadata;
 mod module;
+mod mounts;
 mod nowait;
 mod order;
 mod os;
 mod parallel;
+mod privilege;
 mod programs;
+mod ptrace;
 mod result;
+mod rewriting;
+mod seccomp;
 mod session;
 mod show;
 mod signals;
+mod smack;
 mod spawn;
 mod stale;
 mod template;
+mod tracepoints;
+mod tracer;
+mod twice;
+mod untouched;
 mod wait;
 
 use std::env;
@@ -70,10 +88,24 @@ const FILES: &[&[Test]] = &[
     elf::TESTS,
     metadata::TESTS,
     stale::TESTS,
+    mounts::TESTS,
+    rewriting::TESTS,
+    untouched::TESTS,
+    like_exec::TESTS,
+    aslr::TESTS,
     credentials::TESTS,
+    privilege::TESTS,
+    ptrace::TESTS,
+    seccomp::TESTS,
+    landlock::TESTS,
+    smack::TESTS,
+    tracepoints::TESTS,
+    accounting::TESTS,
     fdinfo::TESTS,
     parallel::TESTS,
     leaks::TESTS,
+    interrupted::TESTS,
+    audit::TESTS,
     module::TESTS,
 ];
 

@@ -391,6 +391,14 @@ pub fn prctl(option: i32, a: u64, b: u64) -> io::Result<()> {
     check(unsafe { libc::prctl(option, a, b, 0, 0) }).map(drop)
 }
 
+/// `capset` of this thread: the capabilities 0 to 31 of each set; the rest are dropped.
+pub fn set_capabilities(effective: u32, permitted: u32, inheritable: u32) -> io::Result<()> {
+    // _LINUX_CAPABILITY_VERSION_3, this thread; effective, permitted and inheritable, low and high.
+    let (header, data) = ([0x2008_0522u32, 0], [effective, permitted, inheritable, 0, 0, 0]);
+    // SAFETY: header and data have the layout that version 3 prescribes.
+    check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) }).map(drop)
+}
+
 /// The soft and hard limit of a resource.
 pub fn rlimit(resource: libc::__rlimit_resource_t) -> io::Result<libc::rlimit> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

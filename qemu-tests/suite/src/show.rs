@@ -57,6 +57,11 @@ impl Show {
         self.fds().into_keys().collect()
     }
 
+    /// The lines whose key does not start like this, for comparing two runs.
+    pub fn without_prefix(&self, prefix: &str) -> Vec<(String, String)> {
+        self.0.iter().filter(|(k, _)| !k.starts_with(prefix)).cloned().collect()
+    }
+
     /// The lines without these keys, for comparing two runs.
     pub fn without(&self, keys: &[&str]) -> Vec<(String, String)> {
         self.0.iter().filter(|(k, _)| !keys.contains(&k.as_str())).cloned().collect()

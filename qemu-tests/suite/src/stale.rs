@@ -12,8 +12,7 @@ use crate::{ensure, same, tests};
 tests!("stale":
     path_on_tmpfs, path_on_ext4, path_on_overlay, fd_on_tmpfs, fd_on_ext4, fd_on_overlay,
     changed_at_once [120], overlay_copy_up, symlink_retargeted, folder_renamed, mounted_over, stays_stale,
-    new_template_works, reading_is_no_change, running_is_no_change, unchanged_on_tmpfs [120], unchanged_on_ext4 [120],
-    unchanged_on_overlay [120], counted_as_failure, leaves_nothing, memfd_written, changed_while_running,
+    new_template_works, reading_is_no_change, running_is_no_change, counted_as_failure, leaves_nothing, memfd_written, changed_while_running,
 );
 
 /// A folder on each file system under test; mounts live in the test's own namespace.
@@ -346,32 +345,6 @@ fn running_is_no_change() -> Outcome {
         }
     }
     Ok(())
-}
-
-/// Hundreds of spawns of a file that nobody touches.
-fn unchanged(place: Place) -> Outcome {
-    let ground = Ground::new(&place, "unchanged")?;
-    let path = ground.folder()?.copy("nothing")?;
-    let file = File::open(&path)?;
-    let (by_path, by_fd) = (Template::path(&path)?, Template::of_fd(&file)?);
-    for round in 0..150 {
-        same!(by_path.status()?, Status::Exited(0), "by path, round {round}");
-        same!(by_fd.status()?, Status::Exited(0), "by fd, round {round}");
-    }
-    same!((by_path.counts()?, by_fd.counts()?), ((150, 0), (150, 0)), "spawns and failures");
-    Ok(())
-}
-
-fn unchanged_on_tmpfs() -> Outcome {
-    unchanged(Place::Tmpfs)
-}
-
-fn unchanged_on_ext4() -> Outcome {
-    unchanged(Place::Ext4)
-}
-
-fn unchanged_on_overlay() -> Outcome {
-    unchanged(Place::Overlay)
 }
 
 fn counted_as_failure() -> Outcome {
