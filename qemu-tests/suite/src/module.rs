@@ -8,13 +8,14 @@ use std::thread;
 use std::time::Duration;
 
 use crate::harness::{Outcome, Stop, error_name, failed, in_worker, refused};
+use crate::nowait::Gate;
 use crate::os::{self, Status};
-use crate::template::{Template, child};
+use crate::template::{Act, Template, child};
 use crate::{ensure, same, tests};
 
 tests!("module":
     busy_while_template_open, busy_while_template_elsewhere, unload_and_load, unload_while_calling [180],
-    children_outlive_it,
+    children_outlive_it, busy_while_a_child_is_half_made, unload_after_killed_callers,
 );
 
 const FILE: &str = "/payload/spawn_template.ko";
@@ -172,4 +173,47 @@ fn children_outlive_it() -> Outcome {
         same!(sleeping.wait()?, Status::Signaled(libc::SIGTERM), "status");
         Ok(())
     })
+}
+
+/// A child that nobody waits for works off its actions in the module, though the template is closed.
+fn busy_while_a_child_is_half_made() -> Outcome {
+    needs_module()?;
+    let gate = Gate::new("module-busy")?;
+    let template = Template::child("exit-code")?;
+    for last in [Act::Close(500), Act::Dup2(900, 1)] {
+        let child = template.spawn().arg("4").acts([gate.action(), last.clone()]).nowait().run()?;
+        is_busy("a child is at its actions")?;
+        gate.open()?;
+        let code = if matches!(last, Act::Dup2(..)) { 127 } else { 4 };
+        same!(child.wait()?, Status::Exited(code), "status");
+    }
+    let child = template.spawn().arg("5").act(gate.action()).nowait().run()?;
+    drop(template);
+    is_busy("a child is at its actions, and the template closed")?;
+    gate.open()?;
+    same!(child.wait()?, Status::Exited(5), "status");
+    unload()?;
+    Ok(load()?)
+}
+
+/// Callers that die with their children leave no reference behind.
+fn unload_after_killed_callers() -> Outcome {
+    needs_module()?;
+    let gate = Gate::new("module-killed")?;
+    for _ in 0..5 {
+        let template = Template::child("nothing")?;
+        let worker = os::fork()?;
+        if worker == 0 {
+            let _ = template.spawn().act(gate.action()).run();
+            os::exit_now(1);
+        }
+        let children = format!("/proc/{worker}/task/{worker}/children");
+        while fs::read_to_string(&children)?.is_empty() {
+            thread::sleep(Duration::from_millis(5));
+        }
+        os::kill(worker, libc::SIGKILL)?;
+        os::reap_all()?;
+    }
+    unload()?;
+    Ok(load()?)
 }
