@@ -17,6 +17,9 @@ use spawn_template::{Command, Mode, Stdio, Template, TemplateOptions, sys};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
+/// A way to start the program, by name, and how long each start took.
+type Way<'a> = (&'static str, Box<dyn Fn() -> Result<()> + 'a>, Vec<u128>);
+
 const ARGUMENTS: [&str; 5] = ["one", "two", "three", "four", "five"];
 const VARIABLES: usize = 30;
 
@@ -51,7 +54,7 @@ fn measure(program: &str, samples: usize) -> Result<()> {
         command.spawn()?.wait()?;
         Ok(())
     };
-    let mut ways: [(&str, Box<dyn Fn() -> Result<()> + '_>, Vec<u128>); 5] = [
+    let mut ways: [Way<'_>; 5] = [
         ("bare system call", Box::new(|| bare.run(&template)), Vec::new()),
         ("prepared", Box::new(|| Ok(prepared.spawn()?.wait().map(drop)?)), Vec::new()),
         ("command used again", Box::new(|| run(&held)), Vec::new()),

@@ -1,6 +1,5 @@
 //! The environment of a child.
 
-use std::collections::BTreeMap;
 use std::env;
 use std::ffi::{CStr, CString, OsStr, OsString, c_char};
 use std::os::unix::ffi::OsStrExt;
@@ -18,8 +17,41 @@ unsafe extern "C" {
 pub(crate) struct Changes {
     /// Whether the child gets nothing of the caller's environment.
     cleared: bool,
-    /// By name: the whole `NAME=value`, or `None` for a variable that the child does not get.
-    variables: BTreeMap<OsString, Option<CString>>,
+    /// In order of their names, each at most once.
+    variables: Vec<Variable>,
+}
+
+/// A variable that is set or taken out.
+#[derive(Debug, Clone)]
+struct Variable {
+    /// `NAME=value`; of one that is taken out only `NAME=`.
+    text: CString,
+    /// The length of the name.
+    name: usize,
+    set: bool,
+}
+
+impl Variable {
+    /// `None` if there is a NUL byte.
+    fn new(name: &[u8], value: Option<&[u8]>) -> Option<Self> {
+        let bytes = value.unwrap_or_default();
+        // With room for the NUL byte, so that making a C string of it does not move it.
+        let mut text = Vec::with_capacity(name.len() + bytes.len() + 2);
+        text.extend_from_slice(name);
+        text.push(b'=');
+        text.extend_from_slice(bytes);
+        let text = CString::new(text).ok()?;
+        Some(Variable { text, name: name.len(), set: value.is_some() })
+    }
+
+    fn name(&self) -> &[u8] {
+        self.text.as_bytes().get(..self.name).unwrap_or_default()
+    }
+
+    fn value(&self) -> Option<&[u8]> {
+        // After the equals sign.
+        self.set.then(|| self.text.as_bytes().get(self.name + 1..).unwrap_or_default())
+    }
 }
 
 /// The vector that the kernel is given.
@@ -35,14 +67,28 @@ impl Changes {
         if name.is_empty() || name.as_bytes().contains(&b'=') {
             return Err(InvalidInput::EnvironmentName);
         }
-        let variable = CString::new([name.as_bytes(), b"=", value.as_bytes()].concat());
-        let variable = variable.map_err(|_| InvalidInput::NulInEnvironment)?;
-        self.variables.insert(name.to_owned(), Some(variable));
+        let variable = Variable::new(name.as_bytes(), Some(value.as_bytes()));
+        self.insert(variable.ok_or(InvalidInput::NulInEnvironment)?);
         Ok(())
     }
 
     pub(crate) fn remove(&mut self, name: &OsStr) {
-        self.variables.insert(name.to_owned(), None);
+        // No variable has a name with a NUL byte.
+        if let Some(variable) = Variable::new(name.as_bytes(), None) {
+            self.insert(variable);
+        }
+    }
+
+    fn insert(&mut self, variable: Variable) {
+        match self.find(variable.name()) {
+            Ok(index) => self.variables[index] = variable,
+            Err(index) => self.variables.insert(index, variable),
+        }
+    }
+
+    /// Where the variable with this name is, or belongs.
+    fn find(&self, name: &[u8]) -> Result<usize, usize> {
+        self.variables.binary_search_by(|variable| variable.name().cmp(name))
     }
 
     pub(crate) fn clear(&mut self) {
@@ -56,18 +102,15 @@ impl Changes {
 
     /// The changed variables: `None` for one that is taken out.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&OsStr, Option<&OsStr>)> {
-        self.variables.iter().map(|(name, variable)| {
-            // What comes after the name and the equals sign.
-            let value =
-                variable.as_ref().map(|v| OsStr::from_bytes(v.as_bytes().get(name.len() + 1..).unwrap_or_default()));
-            (name.as_os_str(), value)
-        })
+        self.variables
+            .iter()
+            .map(|variable| (OsStr::from_bytes(variable.name()), variable.value().map(OsStr::from_bytes)))
     }
 
     /// The child's `PATH`.
     pub(crate) fn path(&self) -> Option<OsString> {
-        match self.iter().find(|(name, _)| *name == "PATH") {
-            Some((_, value)) => value.map(OsStr::to_owned),
+        match self.find(b"PATH").ok().and_then(|index| self.variables.get(index)) {
+            Some(variable) => variable.value().map(|value| OsStr::from_bytes(value).to_owned()),
             None if self.cleared => None,
             None => env::var_os("PATH"),
         }
@@ -79,7 +122,7 @@ impl Changes {
             return Environment::Callers;
         }
         let mut copies = Vec::new();
-        let mut vector = Vec::new();
+        let mut vector = Vec::with_capacity(self.variables.len() + 1);
         if !self.cleared {
             for variable in callers().filter(|variable| !self.has(variable)) {
                 if copy {
@@ -90,7 +133,8 @@ impl Changes {
             }
         }
         vector.extend(copies.iter().map(|variable| address(variable.as_ptr())));
-        vector.extend(self.variables.values().flatten().map(|variable| address(variable.as_ptr())));
+        let set = self.variables.iter().filter(|variable| variable.set);
+        vector.extend(set.map(|variable| address(variable.text.as_ptr())));
         vector.push(0);
         Environment::Built { vector, _copy: copies }
     }
@@ -101,7 +145,7 @@ impl Changes {
             return false;
         }
         let name = variable.to_bytes().split(|&byte| byte == b'=').next().unwrap_or_default();
-        self.variables.contains_key(OsStr::from_bytes(name))
+        self.find(name).is_ok()
     }
 }
 

@@ -30,9 +30,9 @@ pub(crate) struct Plan<'c> {
     /// Which part of the command an action belongs to.
     steps: Vec<Step>,
     /// What the actions lead to.
-    _payloads: Vec<Payload>,
-    /// Standard streams that are pipes: the index of the action, and the number in the child.
-    pipes: Vec<(usize, RawFd)>,
+    _payloads: Vec<(usize, Payload)>,
+    /// Standard streams that are pipes: the index of the action.
+    pipes: [Option<usize>; 3],
     /// Descriptors of the caller at other numbers, because theirs are something else in the child by then.
     _copies: Vec<OwnedFd>,
     /// The action that may fail with `EPERM`.
@@ -76,7 +76,14 @@ impl<'c> Plan<'c> {
         if let Some(mistake) = command.mistake {
             return Err(mistake.into());
         }
-        let mut builder = Builder { table: Table::new(command), ..Builder::default() };
+        // With the standard streams and the groups that go with a user.
+        let steps = command.steps.len() + 4;
+        let mut builder = Builder {
+            table: Table::new(command),
+            actions: Vec::with_capacity(steps),
+            steps: Vec::with_capacity(steps),
+            ..Builder::default()
+        };
         for (&step, task) in command.steps.range(..Step::Fd(0)) {
             builder.task(command, step, task)?;
         }
@@ -134,7 +141,8 @@ impl<'c> Plan<'c> {
     pub(crate) fn open_pipes(&self) -> Result<(Pipes, Vec<spawn_template_action>), Error> {
         let mut actions = self.actions.clone();
         let mut pipes = Pipes::default();
-        for &(index, target) in &self.pipes {
+        for (target, index) in (0..).zip(self.pipes) {
+            let Some(index) = index else { continue };
             let (reader, writer) = pipe()?;
             let (ours, theirs) = if target == libc::STDIN_FILENO { (writer, reader) } else { (reader, writer) };
             // Only a caller without standard streams gets a low number, which may be another stream's in the child.
@@ -182,10 +190,9 @@ struct Builder {
     table: Table,
     actions: Vec<spawn_template_action>,
     steps: Vec<Step>,
-    payloads: Vec<Payload>,
-    /// Action and payload that belong together.
-    links: Vec<(usize, usize)>,
-    pipes: Vec<(usize, RawFd)>,
+    /// With the index of the action that leads to it.
+    payloads: Vec<(usize, Payload)>,
+    pipes: [Option<usize>; 3],
     cgroup: bool,
     optional: Option<usize>,
 }
@@ -231,12 +238,15 @@ impl Builder {
                 let how = spawn_template_how { flags: flags as u64, ..Default::default() };
                 let open = spawn_template_open { path: address(c"/dev/null".as_ptr()), how };
                 self.add(step, SPAWN_TEMPLATE_ACTION_OPEN, libc::AT_FDCWD, fd, 0, Some(Payload::Open(open)));
-                self.table.place(fd);
+                self.table.place(fd, true);
             }
             Kind::Piped => {
-                self.pipes.push((self.actions.len(), fd));
-                self.add(step, SPAWN_TEMPLATE_ACTION_DUP2, -1, fd, 0, None);
-                self.table.place(fd);
+                let index = self.add(step, SPAWN_TEMPLATE_ACTION_DUP2, -1, fd, 0, None);
+                // Only standard streams can be pipes.
+                if let Some(pipe) = usize::try_from(fd).ok().and_then(|fd| self.pipes.get_mut(fd)) {
+                    *pipe = Some(index);
+                }
+                self.table.place(fd, true);
             }
             Kind::Fd(source) => self.duplicate(step, source, fd, false)?,
         }
@@ -249,12 +259,8 @@ impl Builder {
         let flags = if cloexec { libc::O_CLOEXEC } else { 0 };
         let index = self.add(step, SPAWN_TEMPLATE_ACTION_DUP2, number, target, 0, None);
         self.actions[index].flags = flags as u32;
-        if number == target {
-            // What keeps its number is still the same file.
-            self.table.usable(target);
-        } else {
-            self.table.place(target);
-        }
+        // What keeps its number is still the same file.
+        self.table.place(target, number != target);
         Ok(())
     }
 
@@ -287,7 +293,7 @@ impl Builder {
                     None => libc::AT_FDCWD,
                 };
                 not_negative(step, *target)?;
-                self.table.place(*target);
+                self.table.place(*target, true);
                 let payload = spawn_template_open { path: address(open.path.get()?.as_ptr()), how: open.how };
                 (SPAWN_TEMPLATE_ACTION_OPEN, dir, *target, 0, Some(Payload::Open(payload)))
             }
@@ -348,8 +354,7 @@ impl Builder {
         self.actions.push(spawn_template_action { type_, flags: 0, fd, newfd, arg });
         self.steps.push(step);
         if let Some(payload) = payload {
-            self.links.push((index, self.payloads.len()));
-            self.payloads.push(payload);
+            self.payloads.push((index, payload));
         }
         index
     }
@@ -359,8 +364,8 @@ impl Builder {
         if self.actions.len() > SPAWN_TEMPLATE_MAX_ACTIONS as usize {
             return Err(InvalidInput::TooManyActions.into());
         }
-        for (action, payload) in self.links {
-            self.actions[action].arg = self.payloads[payload].address();
+        for (action, payload) in &self.payloads {
+            self.actions[*action].arg = payload.address();
         }
         Ok(Plan {
             flags: 0,
@@ -382,10 +387,9 @@ impl Builder {
 /// The kernel knows numbers only. This tells a descriptor of the caller from one of the child with the same number.
 #[derive(Default)]
 struct Table {
-    /// Where a step has placed something: what a [`ChildFd`](crate::ChildFd) may name.
-    usable: Vec<RawFd>,
-    /// Where that is something else than the caller has there: where a descriptor of the caller must not be looked for.
-    replaced: Vec<RawFd>,
+    /// Where a step has placed something, which a [`ChildFd`](crate::ChildFd) may name; and whether that is something
+    /// else than the caller has there, so that a descriptor of the caller must not be looked for.
+    placed: Vec<(RawFd, bool)>,
     copies: Vec<OwnedFd>,
     /// Whether the child has everything that the caller has.
     inherit: bool,
@@ -410,37 +414,35 @@ impl Table {
         let fd = source.number();
         not_negative(step, fd)?;
         match source {
-            Fd::Caller(_) | Fd::Owned(_) if self.replaced.contains(&fd) => {
+            Fd::Caller(_) | Fd::Owned(_) if self.placed(fd) == Some(true) => {
                 let copy = duplicate_above(fd, self.highest.saturating_add(1))
                     .map_err(|error| Error::os(Call::Duplicate, error))?;
                 let number = copy.as_raw_fd();
                 self.copies.push(copy);
                 Ok(number)
             }
-            Fd::Child(_) if fd > libc::STDERR_FILENO && !self.inherit && !self.usable.contains(&fd) => {
+            Fd::Child(_) if fd > libc::STDERR_FILENO && !self.inherit && self.placed(fd).is_none() => {
                 Err(InvalidInput::NothingPlaced { step, fd }.into())
             }
             _ => Ok(fd),
         }
     }
 
-    /// Something of the child's own is at this number now.
-    fn place(&mut self, fd: RawFd) {
-        self.usable(fd);
-        if !self.replaced.contains(&fd) {
-            self.replaced.push(fd);
-        }
+    fn placed(&self, fd: RawFd) -> Option<bool> {
+        self.placed.iter().find(|(placed, _)| *placed == fd).map(|(_, replaced)| *replaced)
     }
 
-    fn usable(&mut self, fd: RawFd) {
-        if !self.usable.contains(&fd) {
-            self.usable.push(fd);
+    /// Something is at this number now; `replaced` if it is not what the caller has there.
+    fn place(&mut self, fd: RawFd, replaced: bool) {
+        match self.placed.iter_mut().find(|(placed, _)| *placed == fd) {
+            // What has been replaced stays so.
+            Some((_, before)) => *before |= replaced,
+            None => self.placed.push((fd, replaced)),
         }
     }
 
     fn close(&mut self, first: RawFd, last: RawFd) {
-        self.usable.retain(|fd| !(first..=last).contains(fd));
-        self.replaced.retain(|fd| !(first..=last).contains(fd));
+        self.placed.retain(|(fd, _)| !(first..=last).contains(fd));
     }
 }
 
