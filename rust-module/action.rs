@@ -25,7 +25,7 @@ use kernel::{
 };
 
 /// The signals that can neither be blocked nor have another action than the default.
-pub(crate) const UNBLOCKABLE: u64 = 1 << (bindings::SIGKILL - 1) | 1 << (bindings::SIGSTOP - 1);
+const UNBLOCKABLE: u64 = 1 << (bindings::SIGKILL - 1) | 1 << (bindings::SIGSTOP - 1);
 
 /// Where an action finds the file it works on.
 pub(crate) enum Source {

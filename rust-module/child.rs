@@ -9,8 +9,7 @@ use crate::{
     action::{
         Base,
         Source,
-        Step,
-        UNBLOCKABLE, //
+        Step, //
     },
     held_file::HeldFile,
     outcome::{
@@ -49,8 +48,10 @@ pub(crate) fn run(
     template: &Template,
     spawn: *const bindings::kernel_spawn,
 ) -> Result<(), Failure> {
-    // A signal to the process group must not interrupt an action; it is the program's to take.
-    let mut mask = block_signals();
+    // All signals are blocked meanwhile: one to the process group must not interrupt an action; it
+    // is the program's to take.
+    // SAFETY: `spawn` is valid, and this field does not change while the child runs.
+    let mut mask = unsafe { (*spawn).blocked };
 
     if !plan.inherit {
         init_files(plan.stdio).at(Stage::Create)?;
@@ -268,16 +269,6 @@ fn sigset(signals: u64) -> bindings::sigset_t {
     bindings::sigset_t {
         sig: [signals as usize],
     }
-}
-
-/// Blocks what can be blocked, and returns what was blocked before.
-fn block_signals() -> bindings::sigset_t {
-    let mut all = sigset(!UNBLOCKABLE);
-    let mut before = sigset(0);
-    // SAFETY: Both sets are valid, and the first holds no signal that cannot be blocked. `how` is
-    // valid, so the call does not fail.
-    unsafe { bindings::sigprocmask(bindings::SIG_SETMASK as c_int, &mut all, &mut before) };
-    before
 }
 
 /// Sets the blocked signals.
