@@ -10,7 +10,7 @@ use crate::template::{Act, Open, Template};
 use crate::{ensure, same, tests};
 
 tests!("limits":
-    every_resource, infinity, last_one_wins, caller_keeps_its_limits, lowering_is_for_everybody, raising_takes_privilege,
+    every_resource [180], infinity, last_one_wins, caller_keeps_its_limits, lowering_is_for_everybody, raising_takes_privilege,
     more_files_than_the_system_allows, open_files_count_at_once, open_files_can_be_raised, stack_of_the_program, stack_and_arguments, smallest_stacks,
     stack_and_memory_layout, core_file_size_of_zero,
 );
@@ -36,7 +36,7 @@ const ALL: [(libc::__rlimit_resource_t, u64, u64); 16] = [
 ];
 
 fn every_resource() -> Outcome {
-    let template = Template::child("show")?;
+    let template = Template::child("show-static")?;
     for inherit in [false, true] {
         let spawn = template.spawn().inherit(inherit);
         for (resource, soft, hard) in ALL {
