@@ -44,6 +44,8 @@ mod programs;
 mod ptrace;
 mod result;
 mod rewriting;
+#[cfg(test)]
+mod rules;
 mod seccomp;
 mod session;
 mod show;

@@ -1,16 +1,12 @@
-//! What only the man pages say: the example of `spawn_template_spawn(2)`, which xtask compiles as it is shown there, and
-//! caveats.
+//! The example of the man page `spawn_template_spawn(2)`, which xtask compiles as it is shown there.
 
 use std::process::{Command, Output};
 
-use crate::harness::{Outcome, refused};
-use crate::os::Status;
-use crate::template::{Open, Template, child};
+use crate::harness::Outcome;
+use crate::template::child;
 use crate::{ensure, same, tests};
 
-tests!("manual":
-    example_starts_programs, example_names_the_failed_action, example_without_such_a_program, no_memory_before_exec,
-);
+tests!("manual": example_starts_programs, example_names_the_failed_action, example_without_such_a_program);
 
 /// Runs the example: status, output, errors.
 fn example(arguments: &[&str]) -> Outcome<(Option<i32>, String, String)> {
@@ -46,15 +42,5 @@ fn example_without_such_a_program() -> Outcome {
     let (code, output, errors) = example(&["/", "/missing", "bin"])?;
     same!((code, output.as_str()), (Some(1), ""), "status and output");
     ensure!(errors.ends_with("man-example: /missing: No such file or directory\n"), "it said {errors:?}");
-    Ok(())
-}
-
-/// What needs an address space is not there for actions; the rest of `/proc/self` is.
-fn no_memory_before_exec() -> Outcome {
-    let template = Template::child("nothing")?;
-    let open = |path: &str| template.spawn().open(Open::new(path, libc::O_RDONLY, 5)).status();
-    refused("/proc/self/exe", open("/proc/self/exe"), libc::ENOENT)?;
-    same!(open("/proc/self/status")?, Status::Exited(0), "status with /proc/self/status");
-    same!(open("/proc/self/cwd")?, Status::Exited(0), "status with /proc/self/cwd");
     Ok(())
 }
