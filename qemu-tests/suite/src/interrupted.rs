@@ -22,7 +22,7 @@ tests!("interrupted":
 );
 
 /// How often each is repeated, to see whether something grows.
-const ROUNDS: u64 = 40;
+const ROUNDS: u64 = 25;
 
 /// A FIFO that holds children which open it for reading.
 struct Gate {

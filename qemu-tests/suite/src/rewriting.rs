@@ -40,7 +40,7 @@ fn rewritten(parent: &str, replace: fn(&Folder, &str, &[u8]) -> io::Result<()>) 
     let stop = AtomicBool::new(false);
     let (started, stale, replaced) = (AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0));
     let spawn_some = || -> Outcome {
-        for _ in 0..150 {
+        for _ in 0..80 {
             let template = match Template::path(&path) {
                 Ok(template) => template,
                 // The writer has it open.
