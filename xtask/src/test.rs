@@ -17,7 +17,7 @@ use crate::{module, programs};
 const SLOWNESS: u32 = 10;
 
 /// How long the tests may take in a guest, in seconds; and on the debug kernel.
-const TIMEOUT: u64 = 900;
+const TIMEOUT: u64 = 2700;
 const DEBUG_TIMEOUT: u64 = 5400;
 
 /// What the debug kernel needs for more than its tests: booting, the last test, looking for leaks, switching off.
@@ -63,7 +63,7 @@ pub struct TestArgs {
     /// from the start of the command, allow; what is left out is counted as skipped
     #[arg(long, value_name = "SECS", conflicts_with_all = ["only", "debug", "kernel_image"])]
     debug_within: Option<u64>,
-    /// How long the tests may take in the guest [default: 900, 5400 on the debug kernel]
+    /// How long the tests may take in the guest [default: 2700, 5400 on the debug kernel]
     #[arg(long, value_name = "SECS")]
     timeout: Option<u64>,
     #[command(flatten)]
