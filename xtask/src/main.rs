@@ -2,12 +2,13 @@
 //!
 //! One file per idea. `context` is what every step shares; `cmd`, `interrupt`, `cache` and `ui` are how steps run
 //! commands, stop, remember results and report; `prereq`, `toolchain`, `source`, `kernel`, `module`, `patches` are the
-//! build side; `image`, `programs`, `manpage`, `qemu`, `run`, `shell`, `test`, `selftests`, `bench` are the guest side.
+//! build side; `image`, `programs`, `manpage`, `qemu`, `run`, `shell`, `test`, `fuzz`, `selftests`, `bench` are the guest side.
 
 mod bench;
 mod cache;
 mod cmd;
 mod context;
+mod fuzz;
 mod image;
 mod interrupt;
 mod kernel;
@@ -49,6 +50,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Run the test suite in a guest
     Test(test::TestArgs),
+    /// Make random calls in a guest, and look for what they leave behind
+    Fuzz(fuzz::FuzzArgs),
     /// Run the kernel's own tests of exec, clone and pidfds on the upstream and the patched kernel, and compare
     Selftests(selftests::SelftestsArgs),
     /// Run one command in a guest and exit with its status
@@ -106,6 +109,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Bench(args) => bench::main(&ctx, args),
         Command::Test(args) => test::main(&ctx, args),
+        Command::Fuzz(args) => fuzz::main(&ctx, args),
         Command::Selftests(args) => selftests::main(&ctx, args),
         Command::Run(args) => run::main(&ctx, args),
         Command::Shell(args) => shell::main(&ctx, args),

@@ -32,6 +32,11 @@ pub fn bench(ctx: &Context) -> Result<PathBuf> {
     program(ctx, "guest-bench", &["qemu-tests/bench", "userspace-lib", "uapi-headers"])
 }
 
+/// What makes random calls.
+pub fn fuzz(ctx: &Context) -> Result<PathBuf> {
+    program(ctx, "guest-fuzz", &["qemu-tests/fuzz", "userspace-lib", "uapi-headers"])
+}
+
 /// Gives a guest the children, at `/payload/children`.
 pub fn add_children(ctx: &Context, payload: &mut Payload) -> Result<()> {
     payload.copy(&children(ctx)?, &Path::new(FOLDER).join("children"))

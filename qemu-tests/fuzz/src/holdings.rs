@@ -1,0 +1,153 @@
+//! What the kernel holds, before and after.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+
+/// Counts of what a call could leave behind.
+pub struct Holdings {
+    /// Objects in use per slab cache.
+    slabs: BTreeMap<String, u64>,
+    /// Pages of some kinds, from /proc/vmstat.
+    pages: BTreeMap<String, u64>,
+    /// Memory in use, in KiB.
+    memory: u64,
+    /// Open files in the system.
+    files: u64,
+    /// What must not differ at all.
+    exact: BTreeMap<&'static str, u64>,
+}
+
+/// Kinds of pages that belong to processes.
+const PAGES: [&str; 3] = ["nr_page_table_pages", "nr_kernel_stack", "nr_anon_pages"];
+
+/// Caches that say nothing: address ranges of kernel stacks are kept for a while after the stacks, by the hundred, and
+/// kmemleak has an object for each object that there is.
+const IGNORED: [&str; 2] = ["vmap_area", "kmemleak_object"];
+
+/// The caches in whose objects a process, a template or a spawn consists; a few more may be in use per processor.
+const OURS: [&str; 10] = [
+    "task_struct",
+    "mm_struct",
+    "files_cache",
+    "fs_cache",
+    "signal_cache",
+    "sighand_cache",
+    "pid",
+    "cred_jar",
+    "kmalloc-cg-512",
+    "kmalloc-cg-1k",
+];
+
+fn numbers(path: &str, skip: usize) -> io::Result<BTreeMap<String, u64>> {
+    let text = fs::read_to_string(path)?;
+    let line = |line: &str| {
+        let mut fields = line.split_whitespace();
+        Some((fields.next()?.trim_end_matches(':').to_owned(), fields.next()?.parse().ok()?))
+    };
+    Ok(text.lines().skip(skip).filter_map(line).collect())
+}
+
+fn first_number(path: &str) -> io::Result<u64> {
+    let text = fs::read_to_string(path)?;
+    let number = text.split_whitespace().next().and_then(|number| number.parse().ok());
+    number.ok_or_else(|| io::Error::other(format!("{path} holds no number: {text:?}")))
+}
+
+/// Processes that are no kernel threads.
+fn processes() -> io::Result<u64> {
+    let mut count = 0;
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let name = entry.file_name();
+        if !name.to_string_lossy().starts_with(|first: char| first.is_ascii_digit()) {
+            continue;
+        }
+        // It may have ended by now.
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+        let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)).unwrap_or("");
+        count += u64::from(parent != "2" && name != "2");
+    }
+    Ok(count)
+}
+
+/// Has the kernel give back what it only keeps for later.
+fn settle() {
+    fs::write("/proc/sys/vm/drop_caches", "3").ok();
+    for cache in fs::read_dir("/sys/kernel/slab").into_iter().flatten().flatten() {
+        fs::write(cache.path().join("shrink"), "1").ok();
+    }
+}
+
+impl Holdings {
+    /// Counts, after what is kept for later has been given back as far as that can be had.
+    pub fn count() -> io::Result<Holdings> {
+        settle();
+        let memory = numbers("/proc/meminfo", 0)?;
+        let memory = |name: &str| memory.get(name).copied().unwrap_or_default();
+        let mut pages = numbers("/proc/vmstat", 0)?;
+        pages.retain(|name, _| PAGES.contains(&name.as_str()));
+        // What reads a folder has it open.
+        let own_files = fs::read_dir("/proc/self/fd")?.count() as u64;
+        Ok(Holdings {
+            slabs: numbers("/proc/slabinfo", 2)?,
+            pages,
+            memory: memory("MemTotal").saturating_sub(memory("MemFree") + memory("Cached") + memory("Buffers")),
+            files: first_number("/proc/sys/fs/file-nr")?,
+            exact: BTreeMap::from([
+                ("processes", processes()?),
+                ("mounts", fs::read_to_string("/proc/self/mountinfo")?.lines().count() as u64),
+                ("own descriptors", own_files),
+                ("references to the module", first_number("/sys/module/spawn_template/refcnt")?),
+                ("cgroups", fs::read_dir("/sys/fs/cgroup")?.count() as u64),
+            ]),
+        })
+    }
+
+    /// What is different after `calls` calls. What is counted per processor, or kept for a while, may differ a little,
+    /// but not by anything like one for each hundred calls.
+    pub fn differences(&self, after: &Holdings, calls: u64) -> Vec<String> {
+        let mut found = Vec::new();
+        for (what, was) in &self.exact {
+            let is = after.exact.get(what).copied().unwrap_or_default();
+            if is != *was {
+                found.push(format!("{was} {what} before, {is} after"));
+            }
+        }
+        for (name, &is) in &after.slabs {
+            let was = self.slabs.get(name).copied().unwrap_or_default();
+            let limit = if OURS.contains(&name.as_str()) { 64 + calls / 1000 } else { 256 + calls / 100 };
+            if is > was + limit && !IGNORED.contains(&name.as_str()) {
+                found.push(format!("{was} objects of {name} before, {is} after"));
+            }
+        }
+        for (name, &is) in &after.pages {
+            let was = self.pages.get(name).copied().unwrap_or_default();
+            if is > was + 256 {
+                found.push(format!("{name} was {was}, is {is}"));
+            }
+        }
+        if after.files > self.files + 64 + calls / 1000 {
+            found.push(format!("{} open files before, {} after", self.files, after.files));
+        }
+        if after.memory > self.memory + 16_384 + calls / 4 {
+            found.push(format!("{} KiB of memory in use before, {} after", self.memory, after.memory));
+        }
+        found
+    }
+
+    /// The counts of a few things, for people.
+    pub fn summary(&self) -> String {
+        let slab = |name: &str| self.slabs.get(name).copied().unwrap_or_default();
+        let exact: Vec<String> = self.exact.iter().map(|(what, count)| format!("{count} {what}")).collect();
+        format!(
+            "{}, {} open files, {} KiB, task_struct {}, mm_struct {}, filp {}, pid {}",
+            exact.join(", "),
+            self.files,
+            self.memory,
+            slab("task_struct"),
+            slab("mm_struct"),
+            slab("filp"),
+            slab("pid")
+        )
+    }
+}
