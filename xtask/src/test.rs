@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::kernel::{self, Flavor};
 use crate::qemu::{End, Guest, Outcome};
 use crate::run::Machine;
-use crate::{module, programs};
+use crate::{fuzz, module, programs};
 
 /// How many times longer than on the other kernels a test may take on the debug kernel.
 const SLOWNESS: u32 = 10;
@@ -30,6 +30,15 @@ const DEBUG_LEAST: Duration = Duration::from_secs(60);
 /// their own. The kernel's own order of modules stands in kernel.config.
 const SMACK: &str = "smack";
 const SMACK_ARGS: &str = "lsm=landlock,yama,smack,bpf";
+
+/// A short run of `fuzz` goes with the tests; so many calls and programs started in so many seconds.
+const FUZZ: fuzz::Amount = fuzz::Amount { calls: 3000, starts: 300, seed: 1, seconds: 600 };
+
+/// With fewer seconds than this left for it, it is left out.
+const FUZZ_LEAST: u64 = 300;
+
+/// The filter that leaves only that.
+const FUZZ_FILTER: &str = "fuzz";
 
 /// Runs the crate's tests and then the suite, with the filter if there is one. The suite's come last because they
 /// unload the module.
@@ -50,8 +59,8 @@ exit $status
 #[command(after_help = "\
 Here: rustfmt, clippy and unit tests of user space, formatting and clippy of the module. In a guest with the patched
 kernel: those tests of the crate that need the system calls (userspace-lib/tests/spawn*.rs) and the test suite, which
-fail as well when the kernel warns or nothing ends in time; tests of Smack in a second boot. The last line sums up
-everything.")]
+fail as well when the kernel warns or nothing ends in time; tests of Smack and a few thousand random calls (`fuzz`) in
+boots of their own. The last line sums up everything.")]
 pub struct TestArgs {
     /// Only this half
     #[arg(long, value_enum)]
@@ -219,7 +228,7 @@ fn cargo_result(line: &str) -> Option<Tally> {
 fn guest(ctx: &Context, args: &TestArgs, flavor: Flavor, time: Option<Duration>, tally: &mut Tally) -> Result<()> {
     let begun = Instant::now();
     let filter = args.filter.as_deref().unwrap_or("");
-    if !filter.contains(SMACK) {
+    if !filter.contains(SMACK) && filter != FUZZ_FILTER {
         let mut guest = prepared(ctx, args, flavor, time)?;
         guest.payload.copy(&programs::crate_tests(ctx)?, "/payload/crate-tests".as_ref())?;
         guest.payload.text("/payload/run-tests", SCRIPT, 0o755);
@@ -236,6 +245,18 @@ fn guest(ctx: &Context, args: &TestArgs, flavor: Flavor, time: Option<Duration>,
         guest.argv = vec!["/payload/guest-suite".into(), if filter.is_empty() { SMACK } else { filter }.into()];
         ctx.ui.note(format!("==> tests in a guest with the {} kernel and Smack", flavor.name()));
         boot(ctx, guest, "guest with Smack: the tests came to their end and the kernel stayed quiet", tally)?;
+    }
+    if filter.is_empty() || filter == FUZZ_FILTER {
+        let name = "guest: random calls ended well and left nothing behind";
+        let left = time.map_or(FUZZ.seconds, |time| time.saturating_sub(begun.elapsed()).as_secs());
+        if left < FUZZ_LEAST {
+            tally.skip(name, &format!("{left} s are left, which is too little; `cargo xtask fuzz` makes them"));
+            return Ok(());
+        }
+        let amount = fuzz::Amount { seconds: left.min(FUZZ.seconds), ..FUZZ };
+        ctx.ui.note(format!("==> random calls in a guest with the {} kernel", flavor.name()));
+        let problem = fuzz::run(ctx, &args.machine, flavor, amount, None)?;
+        tally.count(name, problem.map_or(Ok(()), Err));
     }
     Ok(())
 }
