@@ -93,11 +93,12 @@ pub struct Mood {
 /// Makes a call in the memory of `arena`, which is reset.
 pub fn generate(rng: &mut Rng, arena: &mut Arena, world: &World) -> Call {
     arena.reset();
+    // Programs that start cost the most; about one call in six does that.
     let mood = match rng.below(100) {
-        0..10 => Mood::default(),
-        10..20 => Mood { child: 25, ..Mood::default() },
-        20..55 => Mood { fields: 30, child: 10, arguments: 1 },
-        _ => Mood { arguments: 16, fields: 2, child: 5 },
+        0..6 => Mood::default(),
+        6..14 => Mood { child: 25, ..Mood::default() },
+        14..40 => Mood { fields: 40, child: 10, arguments: 1 },
+        _ => Mood { arguments: 25, fields: 2, child: 5 },
     };
     let creates = rng.percent(20);
     let mut generator = Generator { rng, arena, world, mood, must_fail: false, limited: false, open: Vec::new() };
