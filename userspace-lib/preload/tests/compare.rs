@@ -5,27 +5,11 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
-/// The library, which cargo has put beside the test.
-fn library() -> PathBuf {
-    let test = std::env::current_exe().expect("the test has a path");
-    test.parent().expect("a folder").join("libspawn_template_preload.so")
-}
+use common::{folder, library, number, preloaded, required};
 
-fn required() -> bool {
-    std::env::var_os("SPAWN_TEMPLATE_REQUIRED").is_some()
-}
-
-/// A new empty folder below the one for temporary files.
-fn folder(name: &str) -> PathBuf {
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-    if path.exists() {
-        fs::remove_dir_all(&path).expect("the last run's folder can be removed");
-    }
-    fs::create_dir_all(&path).expect("a folder");
-    path
-}
+mod common;
 
 /// The C program, compiled.
 fn cases(folder: &Path) -> PathBuf {
@@ -36,23 +20,6 @@ fn cases(folder: &Path) -> PathBuf {
     let status = cc.arg(&program).arg(source).arg("-lutil").status().expect("cc runs");
     assert!(status.success());
     program
-}
-
-/// Runs a command with the library; its output, and the lines of the stats.
-fn preloaded(folder: &Path, program: &OsStr, args: &[&str]) -> (Output, Vec<String>) {
-    let stats = folder.join("stats");
-    let mut command = Command::new(program);
-    command.args(args).current_dir(folder).env("LD_PRELOAD", library()).env("SPAWN_TEMPLATE_STATS", &stats);
-    let output = command.output().expect("the program starts");
-    let lines = fs::read_to_string(&stats).unwrap_or_default();
-    (output, lines.lines().map(str::to_owned).collect())
-}
-
-/// The number behind this name in a line of the stats; 0 if it is not there.
-fn number(line: &str, name: &str) -> u64 {
-    let rest = line.split_once(&format!("\"{name}\":")).map_or("", |(_, rest)| rest);
-    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse().unwrap_or(0)
 }
 
 #[test]
