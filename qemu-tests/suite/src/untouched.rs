@@ -11,9 +11,9 @@ tests!("untouched":
     on_tmpfs [7200], on_ext4 [7200], on_overlay [7200], on_lower_layer [7200], on_initramfs [7200],
 );
 
-/// How many spawns: 400, or 100 000 when `SPAWN_TEMPLATE_LONG=1` asks for a long run.
+/// How many spawns: 150, or 100 000 when `SPAWN_TEMPLATE_LONG=1` asks for a long run.
 fn rounds() -> u64 {
-    if std::env::var_os("SPAWN_TEMPLATE_LONG").is_some_and(|value| value == "1") { 100_000 } else { 400 }
+    if std::env::var_os("SPAWN_TEMPLATE_LONG").is_some_and(|value| value == "1") { 100_000 } else { 150 }
 }
 
 /// Spawns the program at `path` so many times, by a template of the path and by one of a descriptor in turn.
