@@ -425,7 +425,8 @@ fn tracer_that_dies() -> Outcome {
 
 /// The caller is killed at its VFORK stop: child and caller are both gone.
 fn caller_killed_at_birth() -> Outcome {
-    let template = Template::child("sleep")?;
+    // It ends by itself: a child that has its program before the kill is noticed is not half made, and lives.
+    let template = Template::child("nothing")?;
     let result = follow(
         ALL_EVENTS,
         || code(|| template.spawn().run().map(|_| true)),
