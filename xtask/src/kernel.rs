@@ -31,6 +31,9 @@ const FRAGMENT: &str = "qemu-tests/kernel/kernel.config";
 /// What of it is different in the debug kernel.
 const DEBUG_FRAGMENT: &str = "qemu-tests/kernel/debug.config";
 
+/// The configuration of a kernel that is only built, to see that it can be.
+const CHECK_FRAGMENT: &str = "qemu-tests/kernel/check.config";
+
 /// What a guest boots and what modules need.
 const EVERYTHING: &[&str] = &["bzImage", "modules"];
 
@@ -131,7 +134,8 @@ pub fn tree(ctx: &Context, kernel: &Kernel) -> Result<Tree> {
 
 /// Everything a kernel is made of.
 pub struct Plan {
-    flavor: Flavor,
+    name: &'static str,
+    fragment: &'static str,
     source: Source,
     overlay: Overlay,
     config: String,
@@ -148,30 +152,45 @@ impl Plan {
             Flavor::Patched | Flavor::Debug => Overlay::of_checkout(ctx, &source)?,
             Flavor::Upstream => Overlay::default(),
         };
-        Self::with_overlay(ctx, flavor, source, overlay)
-    }
-
-    /// A kernel with these changes to the pristine source.
-    pub fn with_overlay(ctx: &Context, flavor: Flavor, source: Source, overlay: Overlay) -> Result<Self> {
         let mut config = read_file(&ctx.root.join(FRAGMENT))?;
+        let mut fragment = FRAGMENT;
         if flavor == Flavor::Debug {
             config = merged(&config, &read_file(&ctx.root.join(DEBUG_FRAGMENT))?);
+            fragment = DEBUG_FRAGMENT;
         }
+        Self::made_of(flavor.name(), fragment, config, source, overlay)
+    }
+
+    /// The smallest kernel with these changes to the pristine source, with or without the series' own option.
+    pub fn to_check(ctx: &Context, source: Source, overlay: Overlay, option: bool) -> Result<Self> {
+        let mut config = read_file(&ctx.root.join(CHECK_FRAGMENT))?;
+        if !option {
+            config = without_our_options(&config);
+        }
+        Self::made_of("check", CHECK_FRAGMENT, config, source, overlay)
+    }
+
+    fn made_of(
+        name: &'static str,
+        fragment: &'static str,
+        mut config: String,
+        source: Source,
+        overlay: Overlay,
+    ) -> Result<Self> {
         // Upstream does not know our options; halfway through the series the kernel may not either.
         if !overlay.defines_option(OUR_OPTIONS)? {
-            config =
-                config.lines().filter(|line| !line.contains(OUR_OPTIONS)).map(|line| format!("{line}\n")).collect();
+            config = without_our_options(&config);
         }
         let toolchain = Toolchain::detect()?;
         let toolchain_id = toolchain.id()?;
         let key = Key::new(RECIPE)
-            .text("flavor", flavor.name())
+            .text("flavor", name)
             .text("source", &source.id)
             .text("overlay", &overlay.digest)
             .text("config", &config)
             .text("toolchain", &toolchain_id)
             .finish();
-        Ok(Self { flavor, source, overlay, config, toolchain, toolchain_id, key })
+        Ok(Self { name, fragment, source, overlay, config, toolchain, toolchain_id, key })
     }
 
     /// What names this kernel: everything it is made of.
@@ -184,16 +203,15 @@ impl Plan {
         ctx.cache.entry_path("kernel", &self.key).exists()
     }
 
-    /// Makes the flavour's work tree hold this kernel, built, and returns it locked.
+    /// Makes this kind's work tree hold this kernel, built, and returns it locked.
     pub fn build(&self, ctx: &Context) -> Result<Tree> {
-        self.build_in(ctx, self.flavor.name(), EVERYTHING)
+        self.build_with(ctx, EVERYTHING)
     }
 
-    /// Makes the work tree `name` hold this kernel, these make targets built, and returns it locked. One tree is always
-    /// asked for the same targets.
-    pub fn build_in(&self, ctx: &Context, name: &str, targets: &[&str]) -> Result<Tree> {
-        let lock = ctx.cache.lock(&ctx.ui, &format!("build-of-the-{name}-kernel"))?;
-        let work = ctx.cache.path("work").join(name);
+    /// The same with these arguments of make's, which are always the same for one kind.
+    pub fn build_with(&self, ctx: &Context, arguments: &[&str]) -> Result<Tree> {
+        let lock = ctx.cache.lock(&ctx.ui, &format!("build-of-the-{}-kernel", self.name))?;
+        let work = ctx.cache.path("work").join(self.name);
         let tree =
             Tree { src: work.join("src"), obj: work.join("obj"), toolchain: self.toolchain.clone(), _lock: lock };
         // Says that everything below is done, for exactly this kernel. It is absent while anything is being changed.
@@ -205,8 +223,8 @@ impl Plan {
         create_dir(&work)?;
         self.forget_objects_of_other_compilers(&work, &tree.obj)?;
         worktree::sync(ctx, &work, &self.source, &self.overlay)?;
-        self.configure(ctx, &tree, name)?;
-        self.make(ctx, &tree, name, targets)?;
+        self.configure(ctx, &tree)?;
+        self.make(ctx, &tree, arguments)?;
         write_file(&built, &self.key)?;
         Ok(tree)
     }
@@ -222,7 +240,8 @@ impl Plan {
         Ok(())
     }
 
-    fn configure(&self, ctx: &Context, tree: &Tree, name: &str) -> Result<()> {
+    fn configure(&self, ctx: &Context, tree: &Tree) -> Result<()> {
+        let name = self.name;
         let step = ctx.ui.step(format!("configure the {name} kernel"));
         let fragment = tree.obj.join("fragment.config");
         write_file(&fragment, &self.config)?;
@@ -237,7 +256,7 @@ impl Plan {
                 "{} option(s) of {} did not survive the kernel's configuration:\n  {}\n  next: add what they \
                  depend on, or remove them",
                 lost.len(),
-                if self.flavor == Flavor::Debug { DEBUG_FRAGMENT } else { FRAGMENT },
+                self.fragment,
                 lost.join("\n  ")
             );
         }
@@ -245,13 +264,14 @@ impl Plan {
         Ok(())
     }
 
-    fn make(&self, ctx: &Context, tree: &Tree, name: &str, targets: &[&str]) -> Result<()> {
+    fn make(&self, ctx: &Context, tree: &Tree, arguments: &[&str]) -> Result<()> {
+        let name = self.name;
         let step = ctx.ui.step(format!("build the {name} kernel"));
         // The first build of a tree compiles everything; later ones only what changed, and who knows how much that is.
         let first = !tree.obj.join("vmlinux").exists();
         let mut progress = Progress::new(first.then_some(progress::STEPS_OF_A_FULL_BUILD));
         tree.make(ctx)
-            .args(targets)
+            .args(arguments)
             .step(format!("building the {name} kernel"))
             .hint("the same command continues where this stopped; `cargo xtask clean` starts from nothing")
             .run(ctx, &format!("kernel-{name}"), |line| {
@@ -307,6 +327,11 @@ fn merged(base: &str, other: &str) -> String {
         |line: &str| option(line).is_some_and(|(name, _)| other.lines().filter_map(option).any(|o| o.0 == name));
     let kept = base.lines().filter(|line| !replaced(line));
     kept.chain(other.lines()).map(|line| format!("{line}\n")).collect()
+}
+
+/// A fragment without the options that only a patched kernel knows.
+fn without_our_options(config: &str) -> String {
+    config.lines().filter(|line| !line.contains(OUR_OPTIONS)).map(|line| format!("{line}\n")).collect()
 }
 
 /// The options of a fragment that a configuration does not have as asked.

@@ -10,14 +10,21 @@ use anyhow::{Context as _, Result, bail};
 use crate::cache::walk;
 use crate::cmd::{Cmd, create_dir, remove};
 use crate::context::Context;
+use crate::kernel::Plan;
 use crate::kernel::overlay::{self, Overlay, git};
-use crate::kernel::{Flavor, Plan};
 use crate::source::{self, BASE_VERSION, Source};
 use crate::ui::duration;
 
 /// What checkpatch.pl must not ask for. A sign-off is a person's statement about where a patch comes from; whoever
 /// sends the series adds theirs, and the files here carry none.
 const NOT_ASKED_FOR: &str = "MISSING_SIGN_OFF";
+
+/// What of a kernel is built to see that it can be.
+const BUILT: &[&str] = &["vmlinux", "modules"];
+
+/// The same with an option that has no prompt and that nothing selects before the last patches: without it, the files
+/// it is about would be compiled only there.
+const BUILT_ALL: &[&str] = &["vmlinux", "modules", "CONFIG_KERNEL_SPAWN=y", "KCFLAGS=-DCONFIG_KERNEL_SPAWN=1"];
 
 /// `patches ...`
 #[derive(clap::Subcommand)]
@@ -162,30 +169,40 @@ fn complaint(line: &str, patch: &Path) -> Option<String> {
     ["ERROR:", "WARNING:", "CHECK:"].iter().any(|word| kind.starts_with(word)).then(|| text.to_owned())
 }
 
-/// Builds the kernel after each patch, in a work tree of its own, where make compiles what a patch touches and no more.
-/// What has been built before is remembered by content, so that an interrupted check goes on where it stopped.
+/// Builds a small kernel after each patch, in a work tree of its own, where make compiles what a patch touches and no
+/// more. What has been built before is remembered by content, so that an interrupted check goes on where it stopped.
 fn check_builds(ctx: &Context, patches: &[PathBuf]) -> Result<()> {
     for n in 1..=patches.len() {
-        let (applied, name) = (&patches[..n], patches[n - 1].file_name().unwrap_or_default().to_string_lossy());
-        let source = source::ensure(ctx)?;
-        let overlay = Overlay::of_patches(ctx, &source, applied, None)?;
-        let plan = Plan::with_overlay(ctx, Flavor::Patched, source, overlay)?;
-        let begun = Instant::now();
-        let mut built_before = true;
-        // The last patch makes the kernel that guests boot, which may be there already.
-        if !plan.is_kept(ctx) {
-            ctx.cache.entry(&ctx.ui, "patch-builds", plan.key(), |_| {
-                built_before = false;
-                plan.build_in(ctx, "check", &["vmlinux", "modules"])
-                    .map(drop)
-                    .with_context(|| format!("the kernel does not build with the series up to {name}"))
-            })?;
-        }
-        let how =
-            if built_before { "was built before".into() } else { format!("built in {}", duration(begun.elapsed())) };
+        let name = patches[n - 1].file_name().unwrap_or_default().to_string_lossy();
+        let how = check_build(ctx, &patches[..n], true)
+            .with_context(|| format!("the kernel does not build with the series up to {name}"))?;
         ctx.ui.note(format!("patch {n} of {}: {how}: {name}", patches.len()));
     }
+    let how = check_build(ctx, patches, false).context("the kernel does not build without CONFIG_SPAWN_TEMPLATE")?;
+    ctx.ui.note(format!("the series without CONFIG_SPAWN_TEMPLATE: {how}"));
     Ok(())
+}
+
+/// Builds what `patches` make of the kernel, and says how long that took.
+fn check_build(ctx: &Context, patches: &[PathBuf], option: bool) -> Result<String> {
+    let source = source::ensure(ctx)?;
+    let overlay = Overlay::of_patches(ctx, &source, patches, None)?;
+    let compiled: Vec<_> = overlay.files.keys().filter(|path| path.extension().is_some_and(|e| e == "c")).collect();
+    let compiled: Vec<_> = compiled.into_iter().map(|path| path.with_extension("o")).collect();
+    let plan = Plan::to_check(ctx, source, overlay, option)?;
+    let begun = Instant::now();
+    let mut built_before = true;
+    ctx.cache.entry(&ctx.ui, "patch-builds", plan.key(), |_| {
+        built_before = false;
+        let arguments = if option { BUILT_ALL } else { BUILT };
+        let tree = plan.build_with(ctx, arguments)?;
+        let missing: Vec<_> = compiled.iter().filter(|object| !tree.obj.join(object).exists()).collect();
+        if option && !missing.is_empty() {
+            bail!("{missing:?} not compiled\n  next: add what they need to qemu-tests/kernel/check.config");
+        }
+        Ok(())
+    })?;
+    Ok(if built_before { "was built before".into() } else { format!("built in {}", duration(begun.elapsed())) })
 }
 
 fn write_tree(ctx: &Context, tree: &Path) -> Result<()> {
