@@ -5,17 +5,17 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::thread;
 
-use crate::failing::{Failing, Failure};
+use crate::failing::{Failing, Failure, Stage, fields};
 use crate::harness::{Outcome, failed, in_worker};
 use crate::nowait::{Gate, left_alone};
 use crate::os::{self, Status};
 use crate::show::Show;
 use crate::template::{Act, Folder, Open, Sched, Template, set_mode};
-use crate::{same, tests};
+use crate::{ensure, same, tests};
 
 tests!("attributes":
     umask, umask_counts_for_later_opens, umask_leaves_caller_alone, sched_policies, sched_nice_values, sched_nice_is_clamped,
-    sched_deadline, sched_reset_on_fork, sched_leaves_caller_alone, sched_wrong_values, sched_takes_privilege,
+    sched_deadline, sched_reset_on_fork, sched_leaves_caller_alone, sched_wrong_values, sched_admission, sched_takes_privilege,
     pdeathsig_values, pdeathsig_fires, pdeathsig_fires_when_the_thread_ends, pdeathsig_of_a_caller_that_is_gone, pdeathsig_is_not_inherited, pdeathsig_last_one_wins, pdeathsig_and_ids,
     pdeathsig_and_setuid_program,
 );
@@ -158,6 +158,24 @@ fn sched_wrong_values() -> Outcome {
     refused("an unknown flag", Sched { flags: 1 << 20, ..Sched::default() }, libc::EINVAL);
     refused("the highest flag", Sched { flags: 1 << 63, ..Sched::default() }, libc::EINVAL);
     failing.finish()
+}
+
+/// Some of the processors' time is left to others: they cannot all be promised to SCHED_DEADLINE.
+fn sched_admission() -> Outcome {
+    let template = Template::child("sleep")?;
+    let always = Act::Sched(Sched { policy: 6, times: [1 << 30; 3], ..Sched::default() });
+    let spawn = template.spawn().act(always);
+    let mut promised = Vec::new();
+    let (error, result) = loop {
+        match spawn.report() {
+            (Ok(child), _) => promised.push(child),
+            (Err(error), result) => break (error, result),
+        }
+        ensure!(promised.len() <= 64, "more processors were promised than there are");
+    };
+    same!(error.raw_os_error(), Some(libc::EBUSY), "error after {} children", promised.len());
+    same!(fields(&result), (Stage::Action as u32, 0, libc::EBUSY, 0), "report");
+    Ok(())
 }
 
 fn sched_takes_privilege() -> Outcome {

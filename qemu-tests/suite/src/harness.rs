@@ -162,6 +162,7 @@ pub fn errno_name(error: i32) -> String {
         libc::ENOTDIR => "ENOTDIR",
         libc::EISDIR => "EISDIR",
         libc::EINVAL => "EINVAL",
+        libc::ENFILE => "ENFILE",
         libc::EMFILE => "EMFILE",
         libc::ETXTBSY => "ETXTBSY",
         libc::ENAMETOOLONG => "ENAMETOOLONG",

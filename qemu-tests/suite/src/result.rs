@@ -1,7 +1,7 @@
 //! The result structure: when it is written, how much of it, and what it says about each way to fail.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 
 use crate::failing::{Failing, Failure, SUCCESS, Stage, fields};
@@ -12,7 +12,7 @@ use crate::{ensure, same, tests};
 
 tests!("result":
     success, sizes, too_small, too_large, pointer_without_size, size_without_pointer, unwritable, anywhere_in_memory,
-    first_version_has_none, left_alone, no_template, reused, argument_stage, action_arguments, identity_stage, create_stage,
+    first_version_has_none, left_alone, no_template, reused, argument_stage, action_arguments, identity_stage, create_stage, no_file_left,
     action_stage, last_of_many_actions, exec_stage, first_problem_counts, caller_memory_of_actions,
 );
 
@@ -282,6 +282,33 @@ fn argument_stage() -> Outcome {
     os::set_rlimit(libc::RLIMIT_NOFILE, limit)?;
     refused("no number for the pidfd", child, libc::EMFILE)?;
     same!(fields(&result), (Stage::Arguments as u32, -1, libc::EMFILE, 0), "report without a number");
+    Ok(())
+}
+
+/// The limit is the whole system's, and root's processes are not held to it.
+fn no_file_left() -> Outcome {
+    const LIMIT: &str = "/proc/sys/fs/file-max";
+    let before = fs::read_to_string(LIMIT)?;
+    let (ready, go) = (os::pipe()?, os::pipe()?);
+    let user = os::fork()?;
+    if user == 0 {
+        drop(go.1);
+        let result = os::become_user(12345).and_then(|()| Template::child("nothing")).map(|template| {
+            let _ = File::from(ready.1).write_all(b"x");
+            let _ = os::readable(go.0.as_raw_fd(), -1);
+            let errors = [template.status().err(), Template::child("nothing").err()];
+            let full = errors.map(|e| e.and_then(|e| e.raw_os_error()) == Some(libc::ENFILE));
+            full == [true; 2] && os::has_children().is_ok_and(|has| !has)
+        });
+        os::exit_now(i32::from(!result.is_ok_and(|good| good)));
+    }
+    drop(ready.1);
+    os::readable(ready.0.as_raw_fd(), -1)?;
+    fs::write(LIMIT, "0")?;
+    drop(go.1);
+    let status = os::waitpid(user, 0);
+    fs::write(LIMIT, before)?;
+    same!(status?, (user, Status::Exited(0)), "the user: template, spawn and template again");
     Ok(())
 }
 

@@ -87,6 +87,7 @@ fn vfork_denied() -> Outcome {
 fn each_action_denied() -> Outcome {
     let template = Template::child("nothing")?;
     let (folder, null) = (File::open("/")?, Open::new("/dev/null", libc::O_RDONLY, 5));
+    let group = File::open("/sys/fs/cgroup")?;
     let cases = [
         ("CLOSE", Act::Close(5), libc::SYS_close),
         ("DUP2", Act::Dup2(0, 5), libc::SYS_dup2),
@@ -113,6 +114,7 @@ fn each_action_denied() -> Outcome {
         ("SETGROUPS", Act::Setgroups(vec![0]), libc::SYS_setgroups),
         ("NO_NEW_PRIVS", Act::NoNewPrivs, libc::SYS_prctl),
         ("PDEATHSIG", Act::Pdeathsig(0), libc::SYS_prctl),
+        ("CGROUP", Act::Cgroup(group.as_raw_fd()), libc::SYS_clone3),
     ];
     let mut checks = Checks::default();
     for (what, act, number) in cases {
