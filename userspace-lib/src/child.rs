@@ -274,49 +274,56 @@ mod tests {
     use std::os::fd::FromRawFd;
     use std::process::Command;
 
-    fn pidfd_open(pid: u32) -> OwnedFd {
+    type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+    fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
         // SAFETY: plain numbers.
         let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-        assert!(pidfd >= 0, "{}", io::Error::last_os_error());
+        if pidfd < 0 {
+            return Err(io::Error::last_os_error());
+        }
         // SAFETY: the call has just made it.
-        unsafe { OwnedFd::from_raw_fd(pidfd as c_int) }
+        Ok(unsafe { OwnedFd::from_raw_fd(pidfd as c_int) })
     }
 
     /// A `Child` for a process that the standard library has started.
     #[expect(clippy::zombie_processes, reason = "the Child is waited for")]
-    fn child(script: &str) -> Child {
-        let process = Command::new("/bin/sh").args(["-c", script]).spawn().unwrap();
+    fn child(script: &str) -> io::Result<Child> {
+        let process = Command::new("/bin/sh").args(["-c", script]).spawn()?;
         handle(process.id())
     }
 
-    fn handle(pid: u32) -> Child {
-        let started = Started { pid: pid as pid_t, pidfd: pidfd_open(pid) };
-        Child::new(started, Via::Template, Pipes::default(), false)
+    fn handle(pid: u32) -> io::Result<Child> {
+        let started = Started { pid: pid as pid_t, pidfd: pidfd_open(pid)? };
+        Ok(Child::new(started, Via::Template, Pipes::default(), false))
     }
 
     #[test]
-    fn an_exit_code_is_reported_and_remembered() {
-        let mut child = child("exit 7");
-        assert_eq!(child.wait().unwrap().code(), Some(7));
-        assert_eq!(child.wait().unwrap().code(), Some(7));
-        assert_eq!(child.try_wait().unwrap().and_then(|status| status.code()), Some(7));
-        child.kill().unwrap();
+    fn an_exit_code_is_reported_and_remembered() -> Result {
+        let mut child = child("exit 7")?;
+        assert_eq!(child.wait()?.code(), Some(7));
+        assert_eq!(child.wait()?.code(), Some(7));
+        assert_eq!(child.try_wait()?.and_then(|status| status.code()), Some(7));
+        child.kill()?;
+        Ok(())
     }
 
     #[test]
-    fn a_running_child_has_no_status_and_can_be_killed() {
-        let mut child = child("sleep 100");
-        assert_eq!(child.try_wait().unwrap(), None);
-        child.send_signal(0).unwrap();
-        child.kill().unwrap();
-        let status = child.wait().unwrap();
+    fn a_running_child_has_no_status_and_can_be_killed() -> Result {
+        let mut child = child("sleep 100")?;
+        assert_eq!(child.try_wait()?, None);
+        child.send_signal(0)?;
+        child.kill()?;
+        let status = child.wait()?;
         assert_eq!((status.signal(), status.code()), (Some(libc::SIGKILL), None));
+        Ok(())
     }
 
     #[test]
-    fn a_signal_is_not_an_exit_code() {
-        let mut child = child("kill -TERM $$");
-        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
+    fn a_signal_is_not_an_exit_code() -> Result {
+        let mut child = child("kill -TERM $$")?;
+        assert_eq!(child.wait()?.signal(), Some(libc::SIGTERM));
+        Ok(())
     }
 
     #[test]
@@ -329,19 +336,21 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_signal_is_refused() {
-        let mut child = child("sleep 100");
+    fn an_unknown_signal_is_refused() -> Result {
+        let mut child = child("sleep 100")?;
         assert_eq!(child.send_signal(65).unwrap_err().raw_os_error(), Some(libc::EINVAL));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        child.kill()?;
+        child.wait()?;
+        Ok(())
     }
 
     #[test]
-    fn a_child_that_somebody_else_waited_for() {
-        let mut process = Command::new("/bin/true").spawn().unwrap();
-        let mut child = handle(process.id());
-        process.wait().unwrap();
+    fn a_child_that_somebody_else_waited_for() -> Result {
+        let mut process = Command::new("/bin/true").spawn()?;
+        let mut child = handle(process.id())?;
+        process.wait()?;
         assert_eq!(child.wait().unwrap_err().raw_os_error(), Some(libc::ECHILD));
-        child.kill().unwrap();
+        child.kill()?;
+        Ok(())
     }
 }

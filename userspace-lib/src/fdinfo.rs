@@ -92,30 +92,35 @@ mod tests {
     use super::*;
     use std::path::Path;
 
+    type Result<T = ()> = std::result::Result<T, Error>;
+
     const TEXT: &str = "pos:\t0\nflags:\t02000002\nmnt_id:\t16\nino:\t1057\npath:\t/usr/bin/my echo\ndev:\t254:0\n\
                         inode:\t1234\nsize:\t43856\ninterpreter:\t/lib64/ld-linux-x86-64.so.2\nprogram-headers:\t13\n\
                         spawns:\t7\nfailures:\t2\n";
 
     #[test]
-    fn reads_all_fields() {
-        let stats = Stats::parse(TEXT.as_bytes()).unwrap();
+    fn reads_all_fields() -> Result {
+        let stats = Stats::parse(TEXT.as_bytes())?;
         assert_eq!(stats.path, Path::new("/usr/bin/my echo"));
         assert_eq!(stats.device, (254, 0));
         assert_eq!((stats.inode, stats.size, stats.program_headers), (1234, 43856, 13));
         assert_eq!(stats.interpreter.as_deref(), Some(Path::new("/lib64/ld-linux-x86-64.so.2")));
         assert_eq!((stats.spawns, stats.failures), (7, 2));
+        Ok(())
     }
 
     #[test]
-    fn a_static_program_has_no_interpreter() {
+    fn a_static_program_has_no_interpreter() -> Result {
         let text = TEXT.replace("/lib64/ld-linux-x86-64.so.2", "-");
-        assert_eq!(Stats::parse(text.as_bytes()).unwrap().interpreter, None);
+        assert_eq!(Stats::parse(text.as_bytes())?.interpreter, None);
+        Ok(())
     }
 
     #[test]
-    fn escaped_characters_in_the_path() {
+    fn escaped_characters_in_the_path() -> Result {
         let text = TEXT.replace("my echo", r"a\012b\011c\134d\1e");
-        assert_eq!(Stats::parse(text.as_bytes()).unwrap().path, Path::new("/usr/bin/a\nb\tc\\d\\1e"));
+        assert_eq!(Stats::parse(text.as_bytes())?.path, Path::new("/usr/bin/a\nb\tc\\d\\1e"));
+        Ok(())
     }
 
     #[test]

@@ -483,12 +483,14 @@ mod tests {
 
     use crate::{ChildFd, Open, Resource, Stdio};
 
+    type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
+
     fn command() -> Command<'static> {
         Command::new("/bin/cat")
     }
 
-    fn plan<'c>(command: &'c Command<'_>) -> Plan<'c> {
-        Plan::new(command, &[Kind::Inherit, Kind::Inherit, Kind::Inherit], true).unwrap()
+    fn plan<'c>(command: &'c Command<'_>) -> Result<Plan<'c>> {
+        Ok(Plan::new(command, &[Kind::Inherit, Kind::Inherit, Kind::Inherit], true)?)
     }
 
     fn mistake(command: &Command<'_>) -> InvalidInput {
@@ -500,8 +502,7 @@ mod tests {
 
     /// The strings of a vector, as the kernel would read them.
     fn strings(vector: &[u64]) -> Vec<&CStr> {
-        let (end, strings) = vector.split_last().unwrap();
-        assert_eq!(*end, 0);
+        let [strings @ .., 0] = vector else { panic!("not ended by 0: {vector:?}") };
         let pointers = strings.iter().map(|&address| std::ptr::with_exposed_provenance::<c_char>(address as usize));
         // SAFETY: the plan has made them from C strings that still live.
         pointers.map(|pointer| unsafe { CStr::from_ptr(pointer) }).collect()
@@ -526,43 +527,46 @@ mod tests {
     }
 
     #[test]
-    fn argument_vector() {
+    fn argument_vector() -> Result {
         let mut command = command();
-        assert_eq!(strings(&plan(&command).argv), [c"/bin/cat"]);
+        assert_eq!(strings(&plan(&command)?.argv), [c"/bin/cat"]);
         command.arg("-n").args(["", "a b"]);
-        assert_eq!(strings(&plan(&command).argv), [c"/bin/cat", c"-n", c"", c"a b"]);
+        assert_eq!(strings(&plan(&command)?.argv), [c"/bin/cat", c"-n", c"", c"a b"]);
         command.arg0("dog");
-        assert_eq!(strings(&plan(&command).argv), [c"dog", c"-n", c"", c"a b"]);
+        assert_eq!(strings(&plan(&command)?.argv), [c"dog", c"-n", c"", c"a b"]);
+        Ok(())
     }
 
     #[test]
-    fn environment_is_the_callers_with_changes() {
+    fn environment_is_the_callers_with_changes() -> Result {
         let mut command = command();
         command.env("B", "2").env("A", "1").env("B", "3").env("CARGO", "x").env_remove("PATH").env_remove("C");
-        let plan = plan(&command);
+        let plan = plan(&command)?;
         let envp = environment(&plan);
         assert!(envp.ends_with(&[c"A=1", c"B=3", c"CARGO=x"]), "{envp:?}");
         assert_eq!(envp.iter().filter(|variable| variable.to_bytes().starts_with(b"CARGO=")).count(), 1);
         assert!(!envp.iter().any(|variable| variable.to_bytes().starts_with(b"PATH=")));
         let unchanged = std::env::vars_os().filter(|(name, _)| name != "PATH" && name != "CARGO").count();
         assert_eq!(envp.len(), unchanged + 3);
+        Ok(())
     }
 
     #[test]
-    fn environment_can_be_empty_or_only_what_is_set() {
+    fn environment_can_be_empty_or_only_what_is_set() -> Result {
         let mut command = command();
         command.env("A", "1").env_clear();
-        assert!(environment(&plan(&command)).is_empty());
+        assert!(environment(&plan(&command)?).is_empty());
         command.envs([("X", "with = sign"), ("Y", "")]);
-        assert_eq!(environment(&plan(&command)), [c"X=with = sign", c"Y="]);
+        assert_eq!(environment(&plan(&command)?), [c"X=with = sign", c"Y="]);
+        Ok(())
     }
 
     #[test]
-    fn actions_in_the_kernels_form() {
-        let file = File::open("/dev/null").unwrap();
+    fn actions_in_the_kernels_form() -> Result {
+        let file = File::open("/dev/null")?;
         let fd = file.as_raw_fd();
         let mut command = command();
-        let mask = SignalSet::of([1]).unwrap();
+        let mask = SignalSet::of([1])?;
         command
             .sigdefault(SignalSet::full())
             .dup2(&file, 1)
@@ -575,7 +579,7 @@ mod tests {
             .close(2)
             .close_range(300, None)
             .action(Action::CloseRange { first: 300, last: Some(400), cloexec: true });
-        let plan = plan(&command);
+        let plan = plan(&command)?;
         assert_eq!(
             plain(&plan),
             [
@@ -607,11 +611,12 @@ mod tests {
             let sigset: spawn_template_sigset = read(args[index]);
             assert_eq!((read::<u64>(sigset.sigset), sigset.sigsetsize), (bits, 8));
         }
+        Ok(())
     }
 
     #[test]
-    fn every_step_in_its_order() {
-        let tty = File::open("/dev/null").unwrap();
+    fn every_step_in_its_order() -> Result {
+        let tty = File::open("/dev/null")?;
         let fd = tty.as_raw_fd();
         let mut command = command();
         let mask = SignalSet::full();
@@ -636,7 +641,7 @@ mod tests {
             .process_group(10)
             .setsid(true)
             .cgroup(&tty);
-        let plan = plan(&command);
+        let plan = plan(&command)?;
         let types: Vec<_> = plan.actions().iter().map(|action| (action.type_, action.fd, action.newfd)).collect();
         assert_eq!(
             types,
@@ -677,13 +682,14 @@ mod tests {
         assert_eq!(sched[..5], [48, 0, 8, 0, 8]);
         // One more than the actions is the first closure.
         assert_eq!(plan.step(plan.actions().len()), Step::PreExec(0));
+        Ok(())
     }
 
     #[test]
-    fn a_new_user_loses_the_old_groups() {
+    fn a_new_user_loses_the_old_groups() -> Result {
         let mut command = command();
         command.gid(1).uid(2);
-        let plan = plan(&command);
+        let plan = plan(&command)?;
         let types: Vec<_> = plain(&plan).iter().map(|action| action.0).collect();
         use crate::uapi::{SPAWN_TEMPLATE_ACTION_SETGID as GID, SPAWN_TEMPLATE_ACTION_SETGROUPS as GROUPS};
         assert_eq!(types, [GID, GROUPS, SPAWN_TEMPLATE_ACTION_SETUID]);
@@ -693,16 +699,18 @@ mod tests {
         plan.without_optional(&mut actions);
         assert_eq!(actions.len(), plan.actions().len() - 1);
         assert_eq!([0, 1].map(|index| plan.step(plan.index_with_optional(index))), [Step::Gid, Step::Uid]);
+        Ok(())
     }
 
     #[test]
-    fn flags() {
+    fn flags() -> Result {
         let mut command = command();
-        assert_eq!(plan(&command).flags, 0);
+        assert_eq!(plan(&command)?.flags, 0);
         command.inherit_fds(true);
-        assert_eq!(plan(&command).flags, u64::from(SPAWN_TEMPLATE_SPAWN_INHERIT_FDS));
+        assert_eq!(plan(&command)?.flags, u64::from(SPAWN_TEMPLATE_SPAWN_INHERIT_FDS));
         command.nowait(true).inherit_fds(false);
-        assert_eq!(plan(&command).flags, u64::from(SPAWN_TEMPLATE_SPAWN_NOWAIT));
+        assert_eq!(plan(&command)?.flags, u64::from(SPAWN_TEMPLATE_SPAWN_NOWAIT));
+        Ok(())
     }
 
     #[test]
@@ -732,20 +740,21 @@ mod tests {
     }
 
     #[test]
-    fn at_most_256_actions() {
+    fn at_most_256_actions() -> Result {
         let mut command = command();
         command.sigdefault(SignalSet::empty());
         for fd in 0..256 {
             command.close(fd);
         }
-        assert_eq!(plan(&command).actions().len(), 256);
+        assert_eq!(plan(&command)?.actions().len(), 256);
         command.close(256);
         assert_eq!(mistake(&command), InvalidInput::TooManyActions);
+        Ok(())
     }
 
     #[test]
-    fn negative_numbers_and_empty_ranges() {
-        let file = File::open("/dev/null").unwrap();
+    fn negative_numbers_and_empty_ranges() -> Result {
+        let file = File::open("/dev/null")?;
         let negative = |action| InvalidInput::NegativeFd(Step::Action(action));
         assert_eq!(mistake(command().close(-1)), negative(0));
         assert_eq!(mistake(command().close(0).dup2(&file, -100)), negative(1));
@@ -755,10 +764,11 @@ mod tests {
         assert_eq!(mistake(command().close_range(3, Some(-1))), negative(0));
         assert_eq!(mistake(command().close_range(3, Some(2))), InvalidInput::EmptyRange(Step::Action(0)));
         assert_eq!(mistake(command().fd(-1, &file)), InvalidInput::NegativeFd(Step::Fd(-1)));
+        Ok(())
     }
 
     #[test]
-    fn values_are_checked() {
+    fn values_are_checked() -> Result {
         assert_eq!(mistake(command().umask(0o1000)), InvalidInput::Umask(0o1000));
         assert_eq!(mistake(command().process_group(-1)), InvalidInput::ProcessGroup(-1));
         assert_eq!(mistake(command().parent_death_signal(65)), InvalidInput::SignalNumber(65));
@@ -768,22 +778,24 @@ mod tests {
         assert_eq!(mistake(command().groups(&[1, u32::MAX])), InvalidInput::Id(Step::Groups));
         let too_low = InvalidInput::SoftLimit(Resource::Core);
         assert_eq!(mistake(command().rlimit(Resource::Core, None, Some(1))), too_low);
-        let file = File::open("/dev/null").unwrap();
+        let file = File::open("/dev/null")?;
         assert_eq!(mistake(command().cgroup(&file).action(Action::Cgroup((&file).into()))), InvalidInput::TwoCgroups);
+        Ok(())
     }
 
     #[test]
-    fn one_descriptor_for_each_number() {
-        let file = File::open("/dev/null").unwrap();
+    fn one_descriptor_for_each_number() -> Result {
+        let file = File::open("/dev/null")?;
         assert_eq!(mistake(command().fd(5, &file).fd(5, &file)), InvalidInput::FdCollision(5));
         assert_eq!(mistake(command().fd(1, &file).stdout(&file)), InvalidInput::FdCollision(1));
         assert_eq!(mistake(command().stdout(&file).fd(1, &file)), InvalidInput::FdCollision(1));
         assert!(command().stdout(&file).stdout(Stdio::null()).prepare().is_ok());
+        Ok(())
     }
 
     #[test]
-    fn a_childs_descriptor_has_to_be_placed_first() {
-        let file = File::open("/dev/null").unwrap();
+    fn a_childs_descriptor_has_to_be_placed_first() -> Result {
+        let file = File::open("/dev/null")?;
         let fd = 1000;
         let nothing = |action| InvalidInput::NothingPlaced { step: Step::Action(action), fd };
 
@@ -799,15 +811,16 @@ mod tests {
         assert_eq!(mistake(command().dup2(&file, fd).close_range(3, None).dup2(ChildFd(fd), 1)), nothing(2));
         let cloexec = Action::CloseRange { first: 3, last: None, cloexec: true };
         assert!(command().dup2(&file, fd).action(cloexec).dup2(ChildFd(fd), 1).prepare().is_ok());
+        Ok(())
     }
 
     #[test]
-    fn a_callers_descriptor_whose_number_is_replaced_is_copied() {
-        let (a, b) = (File::open("/dev/null").unwrap(), File::open("/dev/zero").unwrap());
+    fn a_callers_descriptor_whose_number_is_replaced_is_copied() -> Result {
+        let (a, b) = (File::open("/dev/null")?, File::open("/dev/zero")?);
         let (first, second) = (a.as_raw_fd(), b.as_raw_fd());
         let mut command = command();
         command.fd(first, &b).fd(second, &a).fchdir(&b);
-        let plan = plan(&command);
+        let plan = plan(&command)?;
         let plain = plain(&plan);
         // The numbers are in order of their targets.
         let (low, high) = (first.min(second), first.max(second));
@@ -816,11 +829,12 @@ mod tests {
         // A descriptor that keeps its number is still itself, and is then one of the child as well.
         let mut command = super::tests::command();
         command.dup2(&b, second).dup2(&b, 1).dup2(ChildFd(second), 2);
-        let plan = super::tests::plan(&command);
+        let plan = super::tests::plan(&command)?;
         assert_eq!(super::tests::plain(&plan)[1].2, second);
         // One that was closed is not: the kernel answers EBADF, not with another file.
         let mut command = super::tests::command();
         command.close(second).dup2(&b, 1);
-        assert_eq!(super::tests::plain(&super::tests::plan(&command))[1].2, second);
+        assert_eq!(super::tests::plain(&super::tests::plan(&command)?)[1].2, second);
+        Ok(())
     }
 }

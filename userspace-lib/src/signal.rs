@@ -88,11 +88,14 @@ fn bit(signal: c_int) -> Result<u64, InvalidInput> {
 mod tests {
     use super::*;
 
+    type Result<T = ()> = std::result::Result<T, InvalidInput>;
+
     #[test]
-    fn bits_follow_the_kernel() {
-        let set = SignalSet::of([libc::SIGHUP, libc::SIGKILL, 64]).unwrap();
+    fn bits_follow_the_kernel() -> Result {
+        let set = SignalSet::of([libc::SIGHUP, libc::SIGKILL, 64])?;
         assert_eq!(set.bits(), 1 | 1 << 8 | 1 << 63);
         assert!(set.contains(9) && set.contains(64) && !set.contains(2));
+        Ok(())
     }
 
     #[test]
@@ -104,12 +107,13 @@ mod tests {
     }
 
     #[test]
-    fn insert_and_remove() {
+    fn insert_and_remove() -> Result {
         let mut set = SignalSet::empty();
-        set.insert(libc::SIGTERM).unwrap();
+        set.insert(libc::SIGTERM)?;
         assert!(set.contains(libc::SIGTERM));
-        set.remove(libc::SIGTERM).unwrap();
+        set.remove(libc::SIGTERM)?;
         assert_eq!(set, SignalSet::empty());
         assert!(set.insert(0).is_err() && set.remove(65).is_err());
+        Ok(())
     }
 }
