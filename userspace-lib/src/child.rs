@@ -287,7 +287,6 @@ mod tests {
     }
 
     /// A `Child` for a process that the standard library has started.
-    #[expect(clippy::zombie_processes, reason = "the Child is waited for")]
     fn child(script: &str) -> io::Result<Child> {
         let process = Command::new("/bin/sh").args(["-c", script]).spawn()?;
         handle(process.id())

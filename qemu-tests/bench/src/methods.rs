@@ -1,7 +1,7 @@
 //! The five ways to start a program and wait for its end, each as one function whose duration is the measurement.
 
 use std::arch::asm;
-use std::ffi::{CString, OsStr, c_char, c_int};
+use std::ffi::{CString, OsStr, c_char, c_int, c_long};
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -109,36 +109,8 @@ impl Program {
         }
     }
 
-    /// vfork() returns twice on one stack, which no Rust function may do. So the child's whole life is inside one asm
-    /// block that uses registers only: nothing the parent relies on is changed when it continues.
     fn vfork_exec(&self, argv: *const *const c_char, envp: *const *const c_char) -> io::Result<libc::pid_t> {
-        let result: isize;
-        // SAFETY: the child, which shares this memory, writes none of it: it executes the instructions up to label 2,
-        // and these only make system calls. The parent is suspended meanwhile and sees what a system call clobbers.
-        unsafe {
-            asm!(
-                "syscall",
-                "test rax, rax",
-                "jnz 2f",
-                "mov eax, {execve}",
-                "syscall",
-                "mov edi, 127",
-                "mov eax, {exit_group}",
-                "syscall",
-                "ud2",
-                "2:",
-                execve = const libc::SYS_execve,
-                exit_group = const libc::SYS_exit_group,
-                inlateout("rax") libc::SYS_vfork as isize => result,
-                in("rdi") self.path.as_ptr(),
-                in("rsi") argv,
-                in("rdx") envp,
-                lateout("rcx") _,
-                lateout("r11") _,
-                options(nostack),
-            );
-        }
-        pid_or_error(result)
+        self.exec_in_child(libc::SYS_vfork, ptr::null(), argv, envp)
     }
 
     /// As [`Self::vfork_exec`], but with a stack for the child, as a C library does it.
@@ -149,8 +121,24 @@ impl Program {
         arguments.exit_signal = libc::SIGCHLD as u64;
         arguments.stack = (&raw const *self.stack) as u64;
         arguments.stack_size = size_of::<ChildStack>() as u64;
+        self.exec_in_child(libc::SYS_clone3, &raw const arguments, argv, envp)
+    }
+
+    /// Makes vfork(), which takes no arguments, or clone3() with these, and has the child execute the program.
+    ///
+    /// vfork() returns twice on one stack, which no Rust function may do. So the child's whole life is inside one asm
+    /// block that uses registers only: nothing the parent relies on is changed when it continues.
+    fn exec_in_child(
+        &self,
+        call: c_long,
+        arguments: *const libc::clone_args,
+        argv: *const *const c_char,
+        envp: *const *const c_char,
+    ) -> io::Result<libc::pid_t> {
         let result: isize;
-        // SAFETY: as in vfork_exec(). The child's stack pointer is set to the stack passed, which it does not use.
+        // SAFETY: the child, which shares this memory, writes none of it: it executes the instructions up to label 2,
+        // and these only make system calls. The stack that clone3() gives it is not used. The parent is suspended
+        // meanwhile and sees what a system call clobbers.
         unsafe {
             asm!(
                 "syscall",
@@ -167,8 +155,8 @@ impl Program {
                 "2:",
                 execve = const libc::SYS_execve,
                 exit_group = const libc::SYS_exit_group,
-                inlateout("rax") libc::SYS_clone3 as isize => result,
-                in("rdi") &raw const arguments,
+                inlateout("rax") call as isize => result,
+                in("rdi") arguments,
                 in("rsi") size_of::<libc::clone_args>(),
                 in("rdx") envp,
                 in("r8") self.path.as_ptr(),
@@ -178,7 +166,7 @@ impl Program {
                 options(nostack),
             );
         }
-        pid_or_error(result)
+        if result < 0 { Err(io::Error::from_raw_os_error(-result as i32)) } else { Ok(result as libc::pid_t) }
     }
 
     fn posix_spawn(&self, argv: *const *const c_char, envp: *const *const c_char) -> io::Result<libc::pid_t> {
@@ -189,11 +177,6 @@ impl Program {
         };
         if error == 0 { Ok(pid) } else { Err(io::Error::from_raw_os_error(error)) }
     }
-}
-
-/// The result of a system call made without the C library.
-fn pid_or_error(result: isize) -> io::Result<libc::pid_t> {
-    if result < 0 { Err(io::Error::from_raw_os_error(-result as i32)) } else { Ok(result as libc::pid_t) }
 }
 
 /// Reaps the child `pid`, which must exit with status 0.

@@ -37,85 +37,35 @@ struct Call {
     real: &'static Symbol<Spawn>,
 }
 
-/// `posix_spawn(3)`
-///
-/// # Safety
-///
-/// As in C: every pointer must be what the manual page says.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn posix_spawn(
-    pid: *mut pid_t,
-    path: *const c_char,
-    actions: *const posix_spawn_file_actions_t,
-    attr: *const posix_spawnattr_t,
-    argv: *const *mut c_char,
-    envp: *const *mut c_char,
-) -> c_int {
-    let real = &real::posix_spawn;
-    let call = Call { out: pid, name: path, actions, attr, argv, envp, search: false, pidfd: false, real };
-    // SAFETY: the caller's arguments.
-    unsafe { run(&call) }
+/// One of the four functions: where it looks for the program, in `PATH` or not, and what it stores for the caller.
+macro_rules! spawner {
+    ($name:ident, $manual:literal, search: $search:literal, pidfd: $pidfd:literal) => {
+        #[doc = $manual]
+        ///
+        /// # Safety
+        ///
+        /// As in C: every pointer must be what the manual page says.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(
+            out: *mut c_int,
+            name: *const c_char,
+            actions: *const posix_spawn_file_actions_t,
+            attr: *const posix_spawnattr_t,
+            argv: *const *mut c_char,
+            envp: *const *mut c_char,
+        ) -> c_int {
+            let real = &real::$name;
+            let call = Call { out, name, actions, attr, argv, envp, search: $search, pidfd: $pidfd, real };
+            // SAFETY: the caller's arguments.
+            unsafe { run(&call) }
+        }
+    };
 }
 
-/// `posix_spawnp(3)`
-///
-/// # Safety
-///
-/// As in C: every pointer must be what the manual page says.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn posix_spawnp(
-    pid: *mut pid_t,
-    file: *const c_char,
-    actions: *const posix_spawn_file_actions_t,
-    attr: *const posix_spawnattr_t,
-    argv: *const *mut c_char,
-    envp: *const *mut c_char,
-) -> c_int {
-    let real = &real::posix_spawnp;
-    let call = Call { out: pid, name: file, actions, attr, argv, envp, search: true, pidfd: false, real };
-    // SAFETY: the caller's arguments.
-    unsafe { run(&call) }
-}
-
-/// `pidfd_spawn(3)`, an extension of glibc 2.39
-///
-/// # Safety
-///
-/// As in C: every pointer must be what the manual says.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn pidfd_spawn(
-    pidfd: *mut c_int,
-    path: *const c_char,
-    actions: *const posix_spawn_file_actions_t,
-    attr: *const posix_spawnattr_t,
-    argv: *const *mut c_char,
-    envp: *const *mut c_char,
-) -> c_int {
-    let real = &real::pidfd_spawn;
-    let call = Call { out: pidfd, name: path, actions, attr, argv, envp, search: false, pidfd: true, real };
-    // SAFETY: the caller's arguments.
-    unsafe { run(&call) }
-}
-
-/// `pidfd_spawnp(3)`, an extension of glibc 2.39
-///
-/// # Safety
-///
-/// As in C: every pointer must be what the manual says.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn pidfd_spawnp(
-    pidfd: *mut c_int,
-    file: *const c_char,
-    actions: *const posix_spawn_file_actions_t,
-    attr: *const posix_spawnattr_t,
-    argv: *const *mut c_char,
-    envp: *const *mut c_char,
-) -> c_int {
-    let real = &real::pidfd_spawnp;
-    let call = Call { out: pidfd, name: file, actions, attr, argv, envp, search: true, pidfd: true, real };
-    // SAFETY: the caller's arguments.
-    unsafe { run(&call) }
-}
+spawner!(posix_spawn, "`posix_spawn(3)`", search: false, pidfd: false);
+spawner!(posix_spawnp, "`posix_spawnp(3)`", search: true, pidfd: false);
+spawner!(pidfd_spawn, "`pidfd_spawn(3)`, an extension of glibc 2.39", search: false, pidfd: true);
+spawner!(pidfd_spawnp, "`pidfd_spawnp(3)`, an extension of glibc 2.39", search: true, pidfd: true);
 
 /// How a spawn from a template ended.
 enum Outcome {
