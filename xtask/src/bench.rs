@@ -1,6 +1,6 @@
 //! `bench`: the latency table.
 
-mod report;
+pub mod report;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ const TOLERANCE: f64 = 1.0;
 
 /// How long the guest idles before each sample, so that what the one before has left to be done later (freeing after a
 /// grace period, a few timer ticks long) is not counted with it. Medians are the same without; the spread is not.
-const SETTLE: Duration = Duration::from_millis(8);
+pub const SETTLE: Duration = Duration::from_millis(8);
 
 /// Arguments of `bench`.
 #[derive(clap::Args)]

@@ -2,7 +2,8 @@
 //!
 //! One file per idea. `context` is what every step shares; `cmd`, `interrupt`, `cache` and `ui` are how steps run
 //! commands, stop, remember results and report; `prereq`, `toolchain`, `source`, `kernel`, `module`, `patches` are the
-//! build side; `image`, `programs`, `manpage`, `qemu`, `run`, `shell`, `test`, `fuzz`, `selftests`, `bench` are the guest side.
+//! build side; `image`, `programs`, `manpage`, `qemu`, `run`, `shell`, `test`, `fuzz`, `selftests`, `bench`,
+//! `profile` are the guest side.
 
 mod bench;
 mod cache;
@@ -16,6 +17,7 @@ mod manpage;
 mod module;
 mod patches;
 mod prereq;
+mod profile;
 mod programs;
 mod qemu;
 mod run;
@@ -48,6 +50,8 @@ struct Cli {
 enum Command {
     /// Measure what starting a program costs, through our syscalls and through upstream's ways
     Bench(bench::BenchArgs),
+    /// Say in which functions, and under which calls, one way of starting a program executes its instructions
+    Profile(profile::ProfileArgs),
     /// Run the test suite in a guest
     Test(test::TestArgs),
     /// Make random calls in a guest, and look for what they leave behind
@@ -108,6 +112,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
     }
     match cli.command {
         Command::Bench(args) => bench::main(&ctx, args),
+        Command::Profile(args) => profile::main(&ctx, args),
         Command::Test(args) => test::main(&ctx, args),
         Command::Fuzz(args) => fuzz::main(&ctx, args),
         Command::Selftests(args) => selftests::main(&ctx, args),

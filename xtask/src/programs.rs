@@ -1,4 +1,5 @@
-//! The programs that run in the guest: ours in Rust, and the children that tests and benchmarks start.
+//! The programs that run in the guest: ours in Rust, and the children that tests and benchmarks start. And the plugin
+//! that watches them from outside.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -37,6 +38,19 @@ pub fn fuzz(ctx: &Context) -> Result<PathBuf> {
     program(ctx, "guest-fuzz", &["qemu-tests/fuzz", "userspace-lib", "uapi-headers"])
 }
 
+/// The profiler: a shared library for QEMU on this machine.
+pub fn profile_plugin(ctx: &Context) -> Result<PathBuf> {
+    const FILE: &str = "libprofile_plugin.so";
+    let arguments = ["build", "--release", "--package", "profile-plugin"];
+    let sources = ["xtask/profile-plugin", "qemu-tests/bench/src"];
+    let entry = cargo(ctx, "profile-plugin", &arguments, "", &sources, |target, _, folder| {
+        let built = target.join("release").join(FILE);
+        fs::copy(&built, folder.join(FILE)).with_context(|| format!("cannot copy {}", built.display()))?;
+        Ok(())
+    })?;
+    Ok(entry.join(FILE))
+}
+
 /// Gives a guest the children, at `/payload/children`.
 pub fn add_children(ctx: &Context, payload: &mut Payload) -> Result<()> {
     payload.copy(&children(ctx)?, &Path::new(FOLDER).join("children"))
@@ -47,7 +61,7 @@ pub fn add_children(ctx: &Context, payload: &mut Payload) -> Result<()> {
 pub fn crate_tests(ctx: &Context) -> Result<PathBuf> {
     let arguments = ["test", "--no-run", "--package", "spawn-template", "--all-features", "--test", "spawn*"];
     let arguments = [&arguments[..], &["--message-format", "json-render-diagnostics"]].concat();
-    cargo(ctx, "crate-tests", &arguments, &["userspace-lib", "uapi-headers"], |_, said, folder| {
+    cargo(ctx, "crate-tests", &arguments, FLAGS, &["userspace-lib", "uapi-headers"], |_, said, folder| {
         let tests: Vec<Test> = said.iter().filter_map(|line| Test::parse(line)).collect();
         ensure!(!tests.is_empty(), "cargo named no test of the crate that it has built");
         for Test { name, program } in tests {
@@ -60,7 +74,7 @@ pub fn crate_tests(ctx: &Context) -> Result<PathBuf> {
 /// Builds a package of ours, made of these folders, when the cache has none.
 fn program(ctx: &Context, package: &str, sources: &[&str]) -> Result<PathBuf> {
     let arguments = ["build", "--release", "--package", package];
-    let entry = cargo(ctx, package, &arguments, sources, |target, _, folder| {
+    let entry = cargo(ctx, package, &arguments, FLAGS, sources, |target, _, folder| {
         let built = target.join("release").join(package);
         fs::copy(&built, folder.join(package)).with_context(|| format!("cannot copy {}", built.display()))?;
         Ok(())
@@ -74,12 +88,13 @@ fn cargo(
     ctx: &Context,
     name: &str,
     arguments: &[&str],
+    flags: &str,
     sources: &[&str],
     keep: impl FnOnce(&Path, &[String], &Path) -> Result<()>,
 ) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let version = Cmd::new("rustc").arg("-vV").dir(&ctx.root).read()?;
-    let mut key = Key::new("guest program 2").text("rustc", version).text("flags", FLAGS);
+    let mut key = Key::new("guest program 2").text("rustc", version).text("flags", flags);
     for argument in arguments {
         key = key.text("argument", argument);
     }
@@ -102,7 +117,7 @@ fn cargo(
             .args(arguments)
             .args(["--target", TARGET, "--target-dir"])
             .arg(&target)
-            .env("RUSTFLAGS", FLAGS)
+            .env("RUSTFLAGS", flags)
             .dir(&ctx.root)
             .step(format!("building {name}"))
             .run(ctx, name, |line| {

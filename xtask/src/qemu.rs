@@ -74,6 +74,8 @@ pub struct Guest {
     pub mem: String,
     /// Whether guest time advances by one nanosecond per instruction; needs translation.
     pub icount: bool,
+    /// What watches the guest's instructions; needs translation.
+    pub plugin: Option<Plugin>,
     /// Files for the guest.
     pub payload: Payload,
     /// The command.
@@ -85,6 +87,14 @@ pub struct Guest {
     /// Rows and columns of a terminal that the command gets on the console, instead of having its output passed on.
     /// The console is then shown on our standard output, and fed from [`Guest::run`]'s caller.
     pub terminal: Option<(u16, u16)>,
+}
+
+/// A plugin of QEMU's translator.
+pub struct Plugin {
+    /// The shared library.
+    pub library: PathBuf,
+    /// What it is to write when QEMU ends.
+    pub out: File,
 }
 
 /// How a guest ended.
@@ -353,6 +363,10 @@ impl Guest {
         if self.icount {
             command.args(["-icount", "shift=0,sleep=off"]);
         }
+        if let Some(plugin) = &self.plugin {
+            let out = passed_path(command, &plugin.out);
+            command.arg("-plugin").arg(format!("{},out={out}", comma(&plugin.library)));
+        }
         command.arg("-kernel").arg(&self.kernel);
         let path = passed_path(command, initramfs);
         command.arg("-initrd").arg(path);
@@ -507,7 +521,7 @@ fn passed_path(command: &mut Command, file: &File) -> String {
 }
 
 /// A file without a name.
-fn memory_file(name: &str) -> Result<File> {
+pub fn memory_file(name: &str) -> Result<File> {
     let name = std::ffi::CString::new(name)?;
     // SAFETY: the name is NUL-terminated.
     let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };

@@ -99,6 +99,7 @@ impl Machine {
             smp: self.smp,
             mem: self.mem.clone().unwrap_or_else(|| usual.into()),
             icount: false,
+            plugin: None,
             payload: Payload::default(),
             argv: Vec::new(),
             env: Default::default(),

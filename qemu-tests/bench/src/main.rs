@@ -4,6 +4,7 @@
 //! so that a drift of the machine meets all methods alike. A sample is the time from before the call that starts the
 //! child until it is reaped, by CLOCK_MONOTONIC, which in a guest under `-icount shift=0` counts instructions.
 
+mod mark;
 mod methods;
 mod parents;
 mod stats;
@@ -28,7 +29,7 @@ const WARM_UP_ROUNDS: usize = 3;
 const FEWEST_SAMPLES: usize = 7;
 
 const USAGE: &str = "usage: guest-bench [--children DIR] [--iterations N] [--budget NS] [--settle NS]
-                   [--methods NAME,...] [--parents NAME,...]";
+                   [--methods NAME,...] [--parents NAME,...] [--programs NAME,...]";
 
 struct Options {
     children: String,
@@ -40,6 +41,8 @@ struct Options {
     settle: Duration,
     methods: Vec<Method>,
     parents: Vec<Parent>,
+    /// The children.
+    programs: Vec<(&'static str, &'static str)>,
     /// Set in the process that is the parent: measure, with this parent only.
     worker: bool,
 }
@@ -53,6 +56,7 @@ impl Options {
             settle: Duration::ZERO,
             methods: Method::ALL.to_vec(),
             parents: Parent::ALL.to_vec(),
+            programs: CHILDREN.to_vec(),
             worker: false,
         };
         while let Some(name) = arguments.next() {
@@ -67,6 +71,7 @@ impl Options {
                 "--budget" => options.budget = number(&value)?,
                 "--settle" => options.settle = Duration::from_nanos(number(&value)?),
                 "--methods" => options.methods = named(&value, &Method::ALL, Method::name)?,
+                "--programs" => options.programs = named(&value, &CHILDREN, |child| child.0)?,
                 "--parents" => options.parents = named(&value, &Parent::ALL, Parent::name)?,
                 _ => return Err(format!("{name}: no such option")),
             }
@@ -142,7 +147,7 @@ fn measure_all(options: &Options) -> Result<(), Box<dyn Error>> {
     unsafe { libc::personality(0) };
     let [parent] = options.parents[..] else { return Err("a worker measures one parent".into()) };
     parent.become_it()?;
-    for (child, file) in CHILDREN {
+    for &(child, file) in &options.programs {
         print_line(json!({ "type": "progress", "parent": parent.name(), "child": child }));
         let mut program = Program::new(&format!("{}/{file}", options.children))?;
         let mut methods = options.methods.clone();
@@ -177,13 +182,19 @@ fn measure_all(options: &Options) -> Result<(), Box<dyn Error>> {
 fn measure(program: &Program, methods: &[Method], options: &Options) -> Result<Vec<Vec<u64>>, Box<dyn Error>> {
     let mut calls_of_template = 0;
     let spawns_before = program.template_spawns()?;
-    let mut sample = |method: Method| -> Result<u64, String> {
+    let mut sample = |method: Method, counts: bool| -> Result<u64, String> {
         calls_of_template += u64::from(method == Method::SpawnTemplate);
         if !options.settle.is_zero() {
             thread::sleep(options.settle);
         }
         let start = Instant::now();
+        if counts {
+            mark::begin();
+        }
         let result = program.run(method);
+        if counts {
+            mark::end();
+        }
         let elapsed = start.elapsed();
         result.map_err(|error| format!("{}: {error}", method.name()))?;
         u64::try_from(elapsed.as_nanos()).map_err(|error| error.to_string())
@@ -192,7 +203,7 @@ fn measure(program: &Program, methods: &[Method], options: &Options) -> Result<V
     let mut costs = vec![0; methods.len()];
     for _ in 0..WARM_UP_ROUNDS {
         for (cost, &method) in costs.iter_mut().zip(methods) {
-            *cost = sample(method)?;
+            *cost = sample(method, false)?;
         }
     }
     let counts: Vec<usize> = costs
@@ -208,7 +219,7 @@ fn measure(program: &Program, methods: &[Method], options: &Options) -> Result<V
         order.shuffle(&mut turns);
         for &index in &turns {
             if stats::takes_part(round, rounds, counts[index]) {
-                samples[index].push(sample(methods[index])?);
+                samples[index].push(sample(methods[index], true)?);
             }
         }
     }
@@ -259,6 +270,8 @@ mod tests {
         let options = parse(&["--methods", "clone3,fork_exec", "--parents", "small", "--iterations", "9"]).unwrap();
         assert_eq!(options.methods, [Method::ForkExec, Method::Clone3]);
         assert_eq!(options.parents, [Parent::Small]);
+        assert_eq!(options.programs, CHILDREN);
+        assert_eq!(parse(&["--programs", "static"]).unwrap().programs, [("static", "static0")]);
         assert_eq!(options.iterations, 9);
         assert!(!options.worker);
         // The main process appends these to its own arguments.

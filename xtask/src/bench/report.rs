@@ -6,16 +6,16 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 /// The rows of each block of the table, in order.
-const CHILDREN: [&str; 3] = ["libc-free", "static", "dynamic"];
+pub const CHILDREN: [&str; 3] = ["libc-free", "static", "dynamic"];
 /// The blocks, in order, with a heading each.
-const PARENTS: [(&str, &str); 4] = [
+pub const PARENTS: [(&str, &str); 4] = [
     ("small", "small parent"),
     ("rss256m", "parent with 256 MiB touched (65 536 pages)"),
     ("vmas10k", "parent with 10 000 mappings, untouched"),
     ("fds10k", "parent with 10 000 open files"),
 ];
 /// The columns, in order.
-const METHODS: [&str; 5] = ["fork_exec", "vfork_exec", "posix_spawn", "clone3", SPAWN_TEMPLATE];
+pub const METHODS: [&str; 5] = ["fork_exec", "vfork_exec", "posix_spawn", "clone3", SPAWN_TEMPLATE];
 /// The column that the others are compared with.
 pub const SPAWN_TEMPLATE: &str = "spawn_template";
 

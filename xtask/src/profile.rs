@@ -1,0 +1,158 @@
+//! `profile`: where the instructions of a spawn are executed.
+//!
+//! guest-bench runs as it does for `bench`, with a plugin in QEMU's translator that counts what is executed between the
+//! marks around each sample: nothing of the boot, the warm-up or the pauses, so nothing need be subtracted.
+
+mod groups;
+mod raw;
+mod report;
+mod symbols;
+
+use std::io::{Read as _, Seek as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::bench::SETTLE;
+use crate::bench::report::{CHILDREN, Line, METHODS, PARENTS};
+use crate::cmd::write_file;
+use crate::context::Context;
+use crate::kernel::Flavor;
+use crate::programs;
+use crate::qemu::{FOLDER, Plugin, memory_file};
+use crate::run::Machine;
+use raw::Raw;
+use report::{Profile, Subject};
+use symbols::Symbols;
+
+/// How far the plugin's count may be from the guest's clock, in per cent.
+const TOLERANCE: f64 = 3.0;
+
+/// Arguments of `profile`.
+#[derive(clap::Args)]
+pub struct ProfileArgs {
+    /// How the child is started
+    #[arg(value_parser = METHODS)]
+    method: String,
+    /// The child
+    #[arg(value_parser = CHILDREN)]
+    child: String,
+    /// What starts it
+    #[arg(long, value_name = "NAME", default_value = "small", value_parser = PARENTS.map(|parent| parent.0))]
+    parent: String,
+    /// How many functions the table shows
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    top: usize,
+    /// Also show who calls this function, and at what cost; may be repeated
+    #[arg(long, value_name = "FUNCTION")]
+    callers: Vec<String>,
+    /// Also write everything, call paths included, to FILE as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// How many spawns to take the mean of
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    iterations: u32,
+    /// Which kernel
+    #[arg(long, value_enum, default_value = "patched")]
+    kernel: Flavor,
+    /// Boot this kernel image instead of building one
+    #[arg(long, value_name = "PATH", hide = true)]
+    kernel_image: Option<PathBuf>,
+    /// The module for --kernel-image
+    #[arg(long, value_name = "PATH", hide = true, requires = "kernel_image")]
+    module: Option<PathBuf>,
+}
+
+/// `profile`
+pub fn main(ctx: &Context, args: ProfileArgs) -> Result<ExitCode> {
+    let profile = take(ctx, &args, &args.method)?;
+    print!("{}", profile.table(args.top));
+    for function in &args.callers {
+        print!("{}", profile.callers(function));
+    }
+    if let Some(path) = &args.json {
+        write_file(path, profile.json()?)?;
+        ctx.ui.note(format!("the profile as JSON: {}", path.display()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Profiles one method.
+fn take(ctx: &Context, args: &ProfileArgs, method: &str) -> Result<Profile> {
+    let machine = Machine { kernel_image: args.kernel_image.clone(), module: args.module.clone(), smp: 1, mem: None };
+    let mut guest = machine.guest(ctx, args.kernel, "profile")?;
+    guest.payload.copy(&programs::bench(ctx)?, &Path::new(FOLDER).join("guest-bench"))?;
+    programs::add_children(ctx, &mut guest.payload)?;
+    let mut counted = memory_file("profile")?;
+    guest.plugin = Some(Plugin { library: programs::profile_plugin(ctx)?, out: counted.try_clone()? });
+    guest.icount = true;
+    guest.argv = vec!["sh".into(), "-c".into(), script(args, method)];
+    guest.timeout = Duration::from_secs(1800);
+
+    let step = ctx.ui.step(format!("profile {method} of the {} child", args.child));
+    let (mut said, mut complaints) = (Vec::new(), Vec::new());
+    let outcome = guest.run(
+        ctx,
+        &mut |bytes| {
+            said.extend_from_slice(bytes);
+            Ok(())
+        },
+        &mut |bytes| {
+            complaints.extend_from_slice(bytes);
+            Ok(())
+        },
+        None,
+    )?;
+    if !outcome.is_clean() {
+        outcome.explain();
+        let complaints = String::from_utf8_lossy(&complaints);
+        bail!("there is no profile ({:?}); guest-bench said: {:?}", outcome.end, complaints.trim());
+    }
+    let mut text = String::new();
+    counted.rewind()?;
+    counted.read_to_string(&mut text).context("cannot read what the profiler's plugin wrote")?;
+    let profile = put_together(args, method, &Raw::parse(&text)?, &String::from_utf8_lossy(&said))?;
+    step.done(format!("{} spawns", profile.samples));
+    if profile.deviation().abs() > TOLERANCE {
+        ctx.ui.note(format!(
+            "warning: the count is {:+.1} % from the guest's clock; take more samples with --iterations",
+            profile.deviation()
+        ));
+    }
+    Ok(profile)
+}
+
+/// What the guest does: measure, then name the kernel's functions where they are.
+fn script(args: &ProfileArgs, method: &str) -> String {
+    format!(
+        "./guest-bench --iterations {} --budget {} --settle {} --methods {method} --parents {} --programs {} \
+         && grep ' [tTwW] ' /proc/kallsyms",
+        args.iterations,
+        u64::MAX,
+        SETTLE.as_nanos(),
+        args.parent,
+        args.child
+    )
+}
+
+/// Joins what the plugin counted and what the guest said.
+fn put_together(args: &ProfileArgs, method: &str, raw: &Raw, said: &str) -> Result<Profile> {
+    let (lines, symbols): (Vec<&str>, Vec<&str>) = said.lines().partition(|line| line.starts_with('{'));
+    let (mut release, mut sample) = (None, None);
+    for line in lines {
+        match Line::parse(line)? {
+            Line::Missing { method } => bail!("this kernel has no {method}\n  next: profile another method"),
+            Line::Result(result) => sample = Some(result),
+            Line::Machine(machine) => release = Some(machine.kernel),
+            _ => {}
+        }
+    }
+    let (Some(kernel), Some(sample)) = (release, sample) else { bail!("guest-bench ended before its last line") };
+    ensure!(raw.samples == sample.n, "the plugin saw {} samples, guest-bench took {}", raw.samples, sample.n);
+    let symbols = Symbols::parse(symbols);
+    ensure!(!symbols.is_empty(), "the guest's /proc/kallsyms names no function");
+    let subject = Subject { kernel, method: method.into(), child: args.child.clone(), parent: args.parent.clone() };
+    Ok(Profile::new(subject, raw, &symbols, sample.typical))
+}

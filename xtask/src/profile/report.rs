@@ -1,0 +1,187 @@
+//! The profile as a whole, and as tables and JSON.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use super::groups::group;
+use super::raw::Raw;
+use super::symbols::Symbols;
+
+/// How far a page of the program that starts others may lie from the mark in it. Other programs' addresses are random.
+const PROGRAM: u64 = 4 << 20;
+
+/// Where user space is counted: the program that starts others, also while a child of it has not executed another.
+const USER_CALLER: &str = "(user space: the caller's program)";
+/// The program that is started, with its loader and libraries.
+const USER_CHILD: &str = "(user space: the child's program)";
+
+/// What was profiled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subject {
+    /// The kernel's release.
+    pub kernel: String,
+    /// How the child is started.
+    pub method: String,
+    /// The child.
+    pub child: String,
+    /// What starts it.
+    pub parent: String,
+}
+
+/// The instructions of one function, per spawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Its own.
+    pub own: f64,
+    /// With those of what it calls.
+    pub whole: f64,
+}
+
+/// The instructions between the call and the reaped child, per spawn.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Profile {
+    /// What was profiled.
+    pub subject: Subject,
+    /// How many spawns it is the mean of.
+    pub samples: u64,
+    /// All instructions.
+    pub total: f64,
+    /// The same by the guest's clock, as the benchmark measures it: the mean without the lowest and highest tenth.
+    pub clock: u64,
+    /// By kind of work.
+    pub groups: BTreeMap<String, f64>,
+    /// By function.
+    pub functions: BTreeMap<String, Cost>,
+    /// By call path: functions joined by `;`, outermost first.
+    pub stacks: BTreeMap<String, f64>,
+}
+
+impl Profile {
+    /// Puts names to what the plugin counted.
+    pub fn new(subject: Subject, raw: &Raw, symbols: &Symbols, clock: u64) -> Self {
+        let samples = raw.samples as f64;
+        let mut profile = Self {
+            subject,
+            samples: raw.samples,
+            total: 0.0,
+            clock,
+            groups: BTreeMap::new(),
+            functions: BTreeMap::new(),
+            stacks: BTreeMap::new(),
+        };
+        for &(call, block, count) in &raw.counts {
+            let count = count as f64 / samples;
+            let own = match block >> 63 {
+                1 => symbols.function(block),
+                _ if block.abs_diff(raw.mark) < PROGRAM => USER_CALLER,
+                _ => USER_CHILD,
+            };
+            // A return address may be the first one of the next function.
+            let path = raw.path(call);
+            let mut path: Vec<&str> = path.into_iter().map(|site| symbols.function(site - 1)).collect();
+            path.push(own);
+            profile.add(&path, count);
+        }
+        profile
+    }
+
+    fn add(&mut self, path: &[&str], count: f64) {
+        let Some(own) = path.last() else { return };
+        self.total += count;
+        *self.groups.entry(group(own).to_owned()).or_default() += count;
+        self.functions.entry((*own).to_owned()).or_default().own += count;
+        for function in BTreeSet::from_iter(path) {
+            self.functions.entry((*function).to_owned()).or_default().whole += count;
+        }
+        *self.stacks.entry(path.join(";")).or_default() += count;
+    }
+
+    /// How far the plugin's count is from the clock's, in per cent.
+    pub fn deviation(&self) -> f64 {
+        (self.total / self.clock as f64 - 1.0) * 100.0
+    }
+
+    /// The profile for people, with this many functions.
+    pub fn table(&self, top: usize) -> String {
+        let mut text = String::new();
+        let Subject { kernel, method, child, parent } = &self.subject;
+        let _ =
+            writeln!(text, "{method}, child {child}, {parent} parent, Linux {kernel}, mean of {} spawns", self.samples);
+        let _ = writeln!(
+            text,
+            "{} instructions per spawn; by the guest's clock {} ({:+.1} %)",
+            thousands(self.total),
+            thousands(self.clock as f64),
+            self.deviation()
+        );
+        let share = |count: f64| 100.0 * count / self.total;
+        let _ = writeln!(text, "\n{:>9}  {:>6}  by kind of work", "", "share");
+        for (name, count) in sorted(&self.groups, |count| *count) {
+            let _ = writeln!(text, "{:>9}  {:>5.1}%  {name}", thousands(*count), share(*count));
+        }
+        let functions = sorted(&self.functions, |cost| cost.own);
+        let shown = top.min(functions.len());
+        let _ = writeln!(
+            text,
+            "\n{:>9}  {:>6}  {:>12}  by function ({shown} of {})",
+            "own",
+            "share",
+            "with callees",
+            functions.len()
+        );
+        for (name, cost) in functions.into_iter().take(top) {
+            let (own, whole) = (thousands(cost.own), thousands(cost.whole));
+            let _ = writeln!(text, "{own:>9}  {:>5.1}%  {whole:>12}  {name}  [{}]", share(cost.own), group(name));
+        }
+        text
+    }
+
+    /// Which functions call `function`, and what it costs on behalf of each, with what it calls.
+    pub fn callers(&self, function: &str) -> String {
+        let mut callers: BTreeMap<String, Cost> = BTreeMap::new();
+        for (path, count) in &self.stacks {
+            let path: Vec<&str> = path.split(';').collect();
+            // The outermost, or recursion would be counted twice.
+            let Some(at) = path.iter().position(|name| *name == function) else { continue };
+            let caller = at.checked_sub(1).map_or("(entry)", |before| path[before]);
+            let cost = callers.entry(caller.to_owned()).or_default();
+            cost.whole += count;
+            if at + 1 == path.len() {
+                cost.own += count;
+            }
+        }
+        let mut text = format!("\n{:>9}  {:>12}  callers of {function}\n", "own", "with callees");
+        for (caller, cost) in sorted(&callers, |cost| cost.whole) {
+            let _ = writeln!(text, "{:>9}  {:>12}  {caller}", thousands(cost.own), thousands(cost.whole));
+        }
+        text
+    }
+
+    /// The profile for programs.
+    pub fn json(&self) -> Result<String> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
+    }
+}
+
+/// The most expensive first.
+fn sorted<T>(map: &BTreeMap<String, T>, cost: impl Fn(&T) -> f64) -> Vec<(&String, &T)> {
+    let mut entries: Vec<_> = map.iter().collect();
+    entries.sort_by(|a, b| cost(b.1).total_cmp(&cost(a.1)));
+    entries
+}
+
+/// A rounded number with its thousands apart.
+fn thousands(number: f64) -> String {
+    let digits = format!("{:.0}", number.abs());
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            text.push(' ');
+        }
+        text.push(digit);
+    }
+    if number <= -0.5 { format!("-{text}") } else { text }
+}
