@@ -1,6 +1,7 @@
 //! RLIMIT: what the child may use, from the next action on.
 
 use std::ffi::CString;
+use std::fs::File;
 use std::os::fd::AsRawFd;
 
 use crate::failing::{Failing, Failure, Stage};
@@ -11,7 +12,7 @@ use crate::{ensure, same, tests};
 
 tests!("limits":
     every_resource [180], infinity, last_one_wins, caller_keeps_its_limits, lowering_is_for_everybody, raising_takes_privilege,
-    more_files_than_the_system_allows, open_files_count_at_once, open_files_can_be_raised, stack_of_the_program, stack_and_arguments, smallest_stacks,
+    more_files_than_the_system_allows, open_files_count_at_once, open_from_a_folder_takes_a_number, open_files_can_be_raised, stack_of_the_program, stack_and_arguments, smallest_stacks,
     stack_and_memory_layout, core_file_size_of_zero,
 );
 
@@ -159,6 +160,22 @@ fn open_files_count_at_once() -> Outcome {
         same!(spawn.inherit_fds().status()?, Status::Exited(0), "10 before the limit, 9 after, inheriting");
     }
     failing.finish()
+}
+
+/// A folder that only the caller has open gets a number of the child's while a path is resolved from it.
+fn open_from_a_folder_takes_a_number() -> Outcome {
+    let template = Template::child("nothing")?;
+    let folder = File::open("/dev")?;
+    let open = |newfd| Act::Open(Open::new("null", libc::O_RDONLY, newfd).at(folder.as_raw_fd()));
+    let mut failing = Failing::new()?;
+    let limit = |files| Act::Rlimit(libc::RLIMIT_NOFILE, files, files);
+    let spawn = template.spawn().acts([limit(3), open(0)]);
+    failing.spawn("0, 1 and 2 of 3", &spawn, Failure::action(1, libc::EMFILE));
+    failing.finish()?;
+    for acts in [[limit(4), open(0)], [limit(3), Act::Close(1)]] {
+        same!(template.spawn().acts(acts).act(open(0)).status()?, Status::Exited(0), "with a number left");
+    }
+    Ok(())
 }
 
 fn open_files_can_be_raised() -> Outcome {
