@@ -12,6 +12,7 @@ use crate::kernel::Flavor;
 use crate::programs;
 use crate::qemu::{End, FOLDER, Outcome};
 use crate::run::Machine;
+use crate::ui::Lines;
 
 /// How many times longer than on the other kernels a call may take on the debug kernel.
 const SLOWNESS: u32 = 10;
@@ -92,13 +93,9 @@ pub fn run(
         guest.env.insert("SPAWN_TEMPLATE_SLOW".into(), SLOWNESS.to_string());
     }
     guest.timeout = Duration::from_secs(amount.seconds) + MARGIN;
-    let (mut out, mut err) = (io::stdout(), io::stderr());
-    let outcome = guest.run(
-        ctx,
-        &mut |bytes| out.write_all(bytes).and_then(|()| out.flush()),
-        &mut |bytes| err.write_all(bytes),
-        None,
-    )?;
+    let mut lines = Lines::default();
+    let outcome = guest.run(ctx, &mut |bytes| lines.push(bytes), &mut |bytes| io::stderr().write_all(bytes), None)?;
+    drop(lines);
     outcome.explain();
     Ok(problem(&outcome, amount.seed))
 }

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -11,6 +12,7 @@ use crate::context::Context;
 use crate::kernel::{self, Flavor};
 use crate::qemu::{End, Guest, Outcome};
 use crate::run::Machine;
+use crate::ui::Lines;
 use crate::{fuzz, module, programs};
 
 /// How many times longer than on the other kernels a test may take on the debug kernel.
@@ -19,6 +21,14 @@ const SLOWNESS: u32 = 10;
 /// How long the tests may take in a guest, in seconds; and on the debug kernel.
 const TIMEOUT: u64 = 2700;
 const DEBUG_TIMEOUT: u64 = 5400;
+
+/// With the tests that are repeated so often that they take that long.
+const LONG_TIMEOUT: u64 = 4 * 3600;
+
+/// Into how many boots the suite is divided, and how many guests run at the same time. A guest is busy on one of its
+/// processors most of the time.
+const SHARES: usize = 2;
+const AT_ONCE: usize = 2;
 
 /// What the debug kernel needs for more than its tests: booting, the last test, looking for leaks, switching off.
 const DEBUG_MARGIN: Duration = Duration::from_secs(150);
@@ -43,6 +53,7 @@ const FUZZ_FILTER: &str = "fuzz";
 /// Runs the crate's tests and then the suite, with the filter if there is one. The suite's come last because they
 /// unload the module.
 const SCRIPT: &str = r#"#!/bin/bash
+shopt -s nullglob
 status=0
 for program in /payload/crate-tests/*; do
     "$program" "$@" || status=1
@@ -50,7 +61,7 @@ done
 if [ -n "$SPAWN_TEMPLATE_SECONDS" ]; then
     SPAWN_TEMPLATE_SECONDS=$((SPAWN_TEMPLATE_SECONDS > SECONDS ? SPAWN_TEMPLATE_SECONDS - SECONDS : 0))
 fi
-/payload/guest-suite --without=smack "$@" || status=1
+/payload/guest-suite --without=smack --share="$SPAWN_TEMPLATE_SHARE" "$@" || status=1
 exit $status
 "#;
 
@@ -72,7 +83,10 @@ pub struct TestArgs {
     /// from the start of the command, allow; what is left out is counted as skipped
     #[arg(long, value_name = "SECS", conflicts_with_all = ["only", "debug", "kernel_image"])]
     debug_within: Option<u64>,
-    /// How long the tests may take in the guest [default: 2700, 5400 on the debug kernel]
+    /// Make the 100 000 spawns of each test of an untouched file instead of 150
+    #[arg(long)]
+    long: bool,
+    /// How long the tests may take in a guest [default: 2700, 5400 on the debug kernel, 14400 with --long]
     #[arg(long, value_name = "SECS")]
     timeout: Option<u64>,
     #[command(flatten)]
@@ -224,46 +238,74 @@ fn cargo_result(line: &str) -> Option<Tally> {
     Some(Tally { passed: count("passed")?, failed: count("failed")?, skipped: count("ignored")? })
 }
 
-/// Everything that needs the system calls is checked in a guest; what would begin after `time` is left out.
+/// Everything that needs the system calls is checked in guests, two at a time where there are two processors. What would
+/// begin after `time` is left out.
 fn guest(ctx: &Context, args: &TestArgs, flavor: Flavor, time: Option<Duration>, tally: &mut Tally) -> Result<()> {
     let begun = Instant::now();
+    let left = || time.map(|time| time.saturating_sub(begun.elapsed()));
     let filter = args.filter.as_deref().unwrap_or("");
+    let mut jobs: Vec<Job> = Vec::new();
     if !filter.contains(SMACK) && filter != FUZZ_FILTER {
-        let mut guest = prepared(ctx, args, flavor, time)?;
-        guest.payload.copy(&programs::crate_tests(ctx)?, "/payload/crate-tests".as_ref())?;
-        guest.payload.text("/payload/run-tests", SCRIPT, 0o755);
-        guest.argv = vec!["/payload/run-tests".into()];
-        guest.argv.extend(args.filter.clone());
-        ctx.ui.note(format!("==> tests in a guest with the {} kernel", flavor.name()));
-        boot(ctx, guest, "guest: the tests came to their end and the kernel stayed quiet", tally)?;
+        // Few tests do not gain by a second boot.
+        let shares = if filter.is_empty() { SHARES } else { 1 };
+        for share in 1..=shares {
+            let mut guest = prepared(ctx, args, flavor, &format!("test-{share}"))?;
+            if share == 1 {
+                guest.payload.copy(&programs::crate_tests(ctx)?, "/payload/crate-tests".as_ref())?;
+            }
+            guest.payload.text("/payload/run-tests", SCRIPT, 0o755);
+            guest.env.insert("SPAWN_TEMPLATE_SHARE".into(), format!("{share}/{shares}"));
+            guest.argv = vec!["/payload/run-tests".into()];
+            guest.argv.extend(args.filter.clone());
+            let share = if shares > 1 { format!(" {share} of {shares}") } else { String::new() };
+            let name = format!("guest{share}: the tests came to their end and the kernel stayed quiet");
+            jobs.push(Box::new(move || boot(ctx, guest, left(), &name)));
+        }
     }
     // The suite is a static program, which can be asked here what it has.
     let listed = Cmd::new(programs::suite(ctx)?).args(["--list", SMACK]).read()?;
     if (filter.is_empty() || filter.contains(SMACK)) && listed.lines().any(|name| name.contains(filter)) {
-        let mut guest = prepared(ctx, args, flavor, time.map(|time| time.saturating_sub(begun.elapsed())))?;
+        let mut guest = prepared(ctx, args, flavor, "test-smack")?;
         guest.kernel_args = SMACK_ARGS.into();
         guest.argv = vec!["/payload/guest-suite".into(), if filter.is_empty() { SMACK } else { filter }.into()];
-        ctx.ui.note(format!("==> tests in a guest with the {} kernel and Smack", flavor.name()));
-        boot(ctx, guest, "guest with Smack: the tests came to their end and the kernel stayed quiet", tally)?;
+        let name = "guest with Smack: the tests came to their end and the kernel stayed quiet";
+        jobs.push(Box::new(move || boot(ctx, guest, left(), name)));
     }
     if filter.is_empty() || filter == FUZZ_FILTER {
-        let name = "guest: random calls ended well and left nothing behind";
-        let left = time.map_or(FUZZ.seconds, |time| time.saturating_sub(begun.elapsed()).as_secs());
-        if left < FUZZ_LEAST {
-            tally.skip(name, &format!("{left} s are left, which is too little; `cargo xtask fuzz` makes them"));
-            return Ok(());
-        }
-        let amount = fuzz::Amount { seconds: left.min(FUZZ.seconds), ..FUZZ };
-        ctx.ui.note(format!("==> random calls in a guest with the {} kernel", flavor.name()));
-        let problem = fuzz::run(ctx, &args.machine, flavor, amount, None)?;
-        tally.count(name, problem.map_or(Ok(()), Err));
+        jobs.push(Box::new(move || random_calls(ctx, &args.machine, flavor, left())));
+    }
+    ctx.ui.note(format!("==> tests in {} guest(s) with the {} kernel", jobs.len(), flavor.name()));
+    let at_once = std::thread::available_parallelism().map_or(1, |n| n.get()).min(AT_ONCE);
+    for result in side_by_side(jobs, at_once) {
+        tally.add(result?);
     }
     Ok(())
 }
 
+/// A boot, and what its tests came to.
+type Job<'a> = Box<dyn FnOnce() -> Result<Tally> + Send + 'a>;
+
+/// Runs the jobs in their order, so many of them at once, and returns all results.
+fn side_by_side(jobs: Vec<Job<'_>>, at_once: usize) -> Vec<Result<Tally>> {
+    let jobs = Mutex::new(jobs.into_iter());
+    let results = Mutex::new(Vec::new());
+    let next = || jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
+    std::thread::scope(|scope| {
+        for _ in 0..at_once {
+            scope.spawn(|| {
+                while let Some(job) = next() {
+                    let result = job();
+                    results.lock().unwrap_or_else(PoisonError::into_inner).push(result);
+                }
+            });
+        }
+    });
+    results.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A guest with the suite and what it starts, still without a command.
-fn prepared(ctx: &Context, args: &TestArgs, flavor: Flavor, time: Option<Duration>) -> Result<Guest> {
-    let mut guest = args.machine.guest(ctx, flavor, "test")?;
+fn prepared(ctx: &Context, args: &TestArgs, flavor: Flavor, name: &str) -> Result<Guest> {
+    let mut guest = args.machine.guest(ctx, flavor, name)?;
     programs::add_children(ctx, &mut guest.payload)?;
     guest.payload.copy(&programs::suite(ctx)?, "/payload/guest-suite".as_ref())?;
     // Without it, the crate's tests pass where the calls are missing.
@@ -273,31 +315,50 @@ fn prepared(ctx: &Context, args: &TestArgs, flavor: Flavor, time: Option<Duratio
         guest.env.insert("SPAWN_TEMPLATE_SLOW".into(), SLOWNESS.to_string());
         usual = DEBUG_TIMEOUT;
     }
+    if args.long {
+        guest.env.insert("SPAWN_TEMPLATE_LONG".into(), "1".into());
+        usual = LONG_TIMEOUT;
+    }
     guest.timeout = Duration::from_secs(args.timeout.unwrap_or(usual));
+    Ok(guest)
+}
+
+/// Boots, shows what the tests say and counts it. Tests that would begin after `time` are left out.
+fn boot(ctx: &Context, mut guest: Guest, time: Option<Duration>, name: &str) -> Result<Tally> {
     if let Some(time) = time {
         guest.env.insert("SPAWN_TEMPLATE_SECONDS".into(), time.as_secs().to_string());
         guest.timeout = guest.timeout.min(time + DEBUG_MARGIN);
     }
-    Ok(guest)
-}
-
-/// Boots, shows what the tests say and counts it.
-fn boot(ctx: &Context, guest: Guest, name: &str, tally: &mut Tally) -> Result<()> {
-    let mut said = Vec::new();
+    let (mut said, mut lines) = (Vec::new(), Lines::default());
     let outcome = guest.run(
         ctx,
         &mut |bytes| {
             said.extend_from_slice(bytes);
-            io::stdout().write_all(bytes)
+            lines.push(bytes)
         },
         &mut |bytes| io::stderr().write_all(bytes),
         None,
     )?;
-    let (count, problem) = judge(&String::from_utf8_lossy(&said), &outcome);
-    tally.add(count);
+    drop(lines);
+    let (mut count, problem) = judge(&String::from_utf8_lossy(&said), &outcome);
     outcome.explain();
-    tally.count(name, problem.map_or(Ok(()), Err));
-    Ok(())
+    count.count(name, problem.map_or(Ok(()), Err));
+    Ok(count)
+}
+
+/// A short run of `fuzz`.
+fn random_calls(ctx: &Context, machine: &Machine, flavor: Flavor, time: Option<Duration>) -> Result<Tally> {
+    let name = "guest: random calls ended well and left nothing behind";
+    let mut tally = Tally::default();
+    let left = time.map_or(FUZZ.seconds, |time| time.as_secs());
+    if left < FUZZ_LEAST {
+        tally.skip(name, &format!("{left} s are left, which is too little; `cargo xtask fuzz` makes them"));
+    } else {
+        let amount = fuzz::Amount { seconds: left.min(FUZZ.seconds), ..FUZZ };
+        let problem = fuzz::run(ctx, machine, flavor, amount, None)?;
+        tally.count(name, problem.map_or(Ok(()), Err));
+    }
+    Ok(tally)
 }
 
 /// The module is checked with the kernel's own rules.

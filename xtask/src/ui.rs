@@ -1,7 +1,7 @@
 //! Progress for people: a live line on a terminal, plain lines otherwise. Everything goes to stderr, so that stdout
 //! carries only results.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -46,6 +46,33 @@ impl Ui {
             Display::Plain(Heartbeat::start(name.clone(), started))
         };
         Step { name, started, display }
+    }
+}
+
+/// Prints whole lines on standard output, so that what several guests say at once does not mix within a line.
+#[derive(Default)]
+pub struct Lines {
+    rest: Vec<u8>,
+}
+
+impl Lines {
+    /// Takes more output, and prints it up to its last line end.
+    pub fn push(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.rest.extend_from_slice(bytes);
+        let whole = self.rest.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        let mut out = std::io::stdout().lock();
+        out.write_all(&self.rest[..whole])?;
+        self.rest.drain(..whole);
+        out.flush()
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        if !self.rest.is_empty() {
+            // Nobody is left to tell.
+            let _ = self.push(b"\n");
+        }
     }
 }
 
