@@ -23,6 +23,8 @@
 #include <sys/types.h>
 #include <unistd.h>
 
+#include "print.h"
+
 #ifndef PR_GET_MDWE
 #define PR_GET_MDWE 66
 #endif
@@ -31,36 +33,6 @@
 #endif
 #define MEMBARRIER_GET_REGISTRATIONS (1 << 9)
 #define KEYCTL_GET_KEYRING_ID 0
-
-static void put(const char *key, const char *value, size_t len)
-{
-	printf("%s=", key);
-	for (size_t i = 0; i < len; i++) {
-		unsigned char c = (unsigned char)value[i];
-
-		if (c < 0x20 || c == 0x7f || c == '\\')
-			printf("\\x%02x", c);
-		else
-			putchar(c);
-	}
-	putchar('\n');
-}
-
-static void put_str(const char *key, const char *value)
-{
-	put(key, value, strlen(value));
-}
-
-static void put_link(const char *key, const char *path)
-{
-	char target[PATH_MAX];
-	ssize_t n = readlink(path, target, sizeof(target));
-
-	if (n >= 0)
-		put(key, target, (size_t)n);
-	else
-		put_str(key, strerrorname_np(errno));
-}
 
 /* A file of /proc/self, as far as one read brings it; or the error, which must be the same as well. */
 static void put_file(const char *name)

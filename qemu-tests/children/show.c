@@ -19,35 +19,9 @@
 #include <sys/types.h>
 #include <unistd.h>
 
+#include "print.h"
+
 extern char **environ;
-
-static void put(const char *key, const char *value, size_t len)
-{
-	printf("%s=", key);
-	for (size_t i = 0; i < len; i++) {
-		unsigned char c = (unsigned char)value[i];
-
-		if (c < 0x20 || c == 0x7f || c == '\\')
-			printf("\\x%02x", c);
-		else
-			putchar(c);
-	}
-	putchar('\n');
-}
-
-static void put_str(const char *key, const char *value)
-{
-	put(key, value, strlen(value));
-}
-
-static void put_link(const char *key, const char *path)
-{
-	char target[PATH_MAX];
-	ssize_t n = readlink(path, target, sizeof(target));
-
-	if (n >= 0)
-		put(key, target, (size_t)n);
-}
 
 /* The whole of a small file, without its final newline. */
 static void put_file(const char *key, const char *path)

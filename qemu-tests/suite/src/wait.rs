@@ -114,9 +114,7 @@ fn thread_that_spawned_is_gone() -> Outcome {
 
 /// An OPEN of a FIFO blocks until the other side comes; the spawn waits with it.
 fn spawn_waits_for_actions() -> Outcome {
-    let folder = Folder::tmp("fifo")?;
-    let path = folder.join("fifo");
-    os::mkfifo(&path)?;
+    let (_folder, path) = fifo("fifo")?;
     let template = Template::path("/bin/cat")?;
     thread::scope(|scope| {
         let writer = scope.spawn(|| -> std::io::Result<()> {
@@ -134,9 +132,7 @@ extern "C" fn nothing(_: i32) {}
 
 /// A signal with a handler does not end the wait for a blocked child.
 fn signal_while_actions_block() -> Outcome {
-    let folder = Folder::tmp("fifo-signal")?;
-    let path = folder.join("fifo");
-    os::mkfifo(&path)?;
+    let (_folder, path) = fifo("fifo-signal")?;
     let template = Template::child("nothing")?;
     let handler: extern "C" fn(i32) = nothing;
     os::set_signal(libc::SIGALRM, handler as usize, 0)?;
@@ -161,9 +157,7 @@ fn signal_while_actions_block() -> Outcome {
 /// A signal to the whole process group, as from a terminal, does not interrupt the action: the spawn succeeds, and the
 /// program takes the signal.
 fn group_signal_while_actions_block() -> Outcome {
-    let folder = Folder::tmp("fifo-group")?;
-    let path = folder.join("fifo");
-    os::mkfifo(&path)?;
+    let (_folder, path) = fifo("fifo-group")?;
     let template = Template::child("sleep")?;
     let handler: extern "C" fn(i32) = nothing;
     os::set_signal(libc::SIGINT, handler as usize, 0)?;
@@ -199,6 +193,14 @@ fn all_gone() -> std::io::Result<bool> {
     Ok(false)
 }
 
+/// A FIFO that nobody has open, and the folder it goes away with.
+fn fifo(name: &str) -> Outcome<(Folder, String)> {
+    let folder = Folder::tmp(name)?;
+    let path = folder.join("fifo");
+    os::mkfifo(&path)?;
+    Ok((folder, path))
+}
+
 /// Forks a process that spawns a child which blocks at a FIFO, waits until that child is there, and returns the process.
 fn caller_with_a_blocked_child(template: &Template, path: &str, extra: fn()) -> Outcome<i32> {
     let worker = os::fork()?;
@@ -220,9 +222,7 @@ fn caller_with_a_blocked_child(template: &Template, path: &str, extra: fn()) -> 
 
 /// A caller that is killed while its child is still blocked in an action ends at once, and the child with it.
 fn killed_caller_leaves_nothing() -> Outcome {
-    let folder = Folder::tmp("fifo-killed")?;
-    let path = folder.join("fifo");
-    os::mkfifo(&path)?;
+    let (_folder, path) = fifo("fifo-killed")?;
     let template = Template::child("nothing")?;
     for _ in 0..5 {
         let worker = caller_with_a_blocked_child(&template, &path, || ())?;
@@ -237,9 +237,7 @@ fn killed_caller_leaves_nothing() -> Outcome {
 
 /// A signal that ends the caller ends it, whatever the child does.
 fn caller_ended_by_a_signal_leaves_nothing() -> Outcome {
-    let folder = Folder::tmp("fifo-terminated")?;
-    let path = folder.join("fifo");
-    os::mkfifo(&path)?;
+    let (_folder, path) = fifo("fifo-terminated")?;
     let template = Template::child("nothing")?;
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGUSR1] {
         let worker = caller_with_a_blocked_child(&template, &path, || ())?;
@@ -252,9 +250,7 @@ fn caller_ended_by_a_signal_leaves_nothing() -> Outcome {
 
 /// Another thread ends the process.
 fn exit_in_another_thread_leaves_nothing() -> Outcome {
-    let folder = Folder::tmp("fifo-exit")?;
-    let path = folder.join("fifo");
-    os::mkfifo(&path)?;
+    let (_folder, path) = fifo("fifo-exit")?;
     let template = Template::child("nothing")?;
     let worker = caller_with_a_blocked_child(&template, &path, || {
         thread::spawn(|| {
@@ -269,9 +265,7 @@ fn exit_in_another_thread_leaves_nothing() -> Outcome {
 
 /// Another thread executes a program, which then has no child that it knows nothing of.
 fn exec_in_another_thread_leaves_nothing() -> Outcome {
-    let folder = Folder::tmp("fifo-exec")?;
-    let path = folder.join("fifo");
-    os::mkfifo(&path)?;
+    let (_folder, path) = fifo("fifo-exec")?;
     let template = Template::child("nothing")?;
     let worker = caller_with_a_blocked_child(&template, &path, || {
         thread::spawn(|| {
@@ -297,9 +291,7 @@ fn exec_in_another_thread_leaves_nothing() -> Outcome {
 
 /// Somebody kills the child before it has its program: the spawn ends, one way or the other, and nothing is left.
 fn child_killed_before_exec() -> Outcome {
-    let folder = Folder::tmp("fifo-child")?;
-    let path = folder.join("fifo");
-    os::mkfifo(&path)?;
+    let (_folder, path) = fifo("fifo-child")?;
     let template = Template::child("nothing")?;
     thread::scope(|scope| {
         let killer = scope.spawn(|| -> std::io::Result<bool> {
