@@ -15,6 +15,9 @@ use crate::qemu::{self, Block, Id, Info, Instruction};
 static EXECUTED: AtomicU64 = AtomicU64::new(0);
 /// Whether a sample is being taken. Nearly always it is not, and that must cost nearly nothing.
 static SAMPLING: AtomicBool = AtomicBool::new(false);
+/// Whether the access that a call or return makes is still to come. QEMU 7.2 reports more accesses than that one under
+/// the same callback, such as what an interrupt that follows pushes.
+static EXPECTED: AtomicBool = AtomicBool::new(false);
 static PROFILE: OnceLock<Mutex<Profile>> = OnceLock::new();
 static OUT: OnceLock<String> = OnceLock::new();
 
@@ -80,10 +83,17 @@ fn watch(instruction: *mut Instruction) {
     let bytes = unsafe { std::slice::from_raw_parts(start, size) };
     // SAFETY: as above.
     let address = unsafe { qemu::qemu_plugin_insn_vaddr(instruction) };
-    let access = |callback, access, value| {
-        // SAFETY: as above; the callbacks take their data for an address.
+    let access = |callback, value| {
+        // SAFETY: as above; the callbacks take their data for an address. Which accesses are reported is looked at when
+        // they are: asked for reads only, QEMU 7.2 leaves out most.
         unsafe {
-            qemu::qemu_plugin_register_vcpu_mem_cb(instruction, callback, qemu::NO_REGISTERS, access, data(value));
+            qemu::qemu_plugin_register_vcpu_mem_cb(
+                instruction,
+                callback,
+                qemu::NO_REGISTERS,
+                qemu::ACCESSES,
+                data(value),
+            );
         }
     };
     let execute = |callback| {
@@ -93,8 +103,14 @@ fn watch(instruction: *mut Instruction) {
         }
     };
     match kind(bytes) {
-        Kind::Call if is_kernel(address) => access(on_call, qemu::WRITES, address + size as u64),
-        Kind::Return if is_kernel(address) => access(on_return, qemu::READS, address),
+        Kind::Call if is_kernel(address) => {
+            execute(on_call_or_return);
+            access(on_call, address + size as u64);
+        }
+        Kind::Return if is_kernel(address) => {
+            execute(on_call_or_return);
+            access(on_return, address);
+        }
         Kind::Begin => execute(on_begin),
         Kind::End => execute(on_end),
         _ => {}
@@ -124,16 +140,30 @@ extern "C" fn on_block(_: c_uint, address: *mut c_void) {
     }
 }
 
-extern "C" fn on_call(_: c_uint, _: u32, slot: u64, site: *mut c_void) {
-    if is_sampling() {
+extern "C" fn on_call_or_return(_: c_uint, _: *mut c_void) {
+    EXPECTED.store(is_sampling(), Ordering::Relaxed);
+}
+
+extern "C" fn on_call(_: c_uint, access: u32, slot: u64, site: *mut c_void) {
+    if is_expected(access, true) {
         profile().call(executed(), site.addr() as u64, slot);
     }
 }
 
-extern "C" fn on_return(_: c_uint, _: u32, slot: u64, _: *mut c_void) {
-    if is_sampling() {
+extern "C" fn on_return(_: c_uint, access: u32, slot: u64, _: *mut c_void) {
+    if is_expected(access, false) {
         profile().ret(executed(), slot);
     }
+}
+
+/// Whether an access is the expected one. True once.
+fn is_expected(access: u32, store: bool) -> bool {
+    if !EXPECTED.load(Ordering::Relaxed) {
+        return false;
+    }
+    // SAFETY: reads the number only.
+    let is_store = unsafe { qemu::qemu_plugin_mem_is_store(access) };
+    is_store == store && EXPECTED.swap(false, Ordering::Relaxed)
 }
 
 extern "C" fn on_begin(_: c_uint, address: *mut c_void) {

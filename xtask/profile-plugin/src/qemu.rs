@@ -7,10 +7,8 @@ pub const VERSION: c_int = 1;
 
 /// `QEMU_PLUGIN_CB_NO_REGS`: a callback that touches no register of the guest.
 pub const NO_REGISTERS: c_int = 0;
-/// `QEMU_PLUGIN_MEM_R`
-pub const READS: c_int = 1;
-/// `QEMU_PLUGIN_MEM_W`
-pub const WRITES: c_int = 2;
+/// `QEMU_PLUGIN_MEM_RW`
+pub const ACCESSES: c_int = 3;
 /// `QEMU_PLUGIN_INLINE_ADD_U64`
 pub const ADD_U64: c_int = 0;
 
@@ -65,6 +63,7 @@ unsafe extern "C" {
         variable: *mut c_void,
         operand: u64,
     );
+    pub fn qemu_plugin_mem_is_store(access: u32) -> bool;
     pub fn qemu_plugin_register_vcpu_mem_cb(
         instruction: *mut Instruction,
         callback: OnAccess,
