@@ -3,6 +3,8 @@
 //! guest-bench runs as it does for `bench`, with a plugin in QEMU's translator that counts what is executed between the
 //! marks around each sample: nothing of the boot, the warm-up or the pauses, so nothing need be subtracted.
 
+mod diff;
+mod flame;
 mod groups;
 mod raw;
 mod report;
@@ -17,11 +19,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::bench::SETTLE;
 use crate::bench::report::{CHILDREN, Line, METHODS, PARENTS};
-use crate::cmd::write_file;
+use crate::cmd::{read_file, write_file};
 use crate::context::Context;
 use crate::kernel::Flavor;
 use crate::programs;
-use crate::qemu::{FOLDER, Plugin, memory_file};
+use crate::qemu::{End, FOLDER, Plugin, memory_file};
 use crate::run::Machine;
 use raw::Raw;
 use report::{Profile, Subject};
@@ -39,6 +41,12 @@ pub struct ProfileArgs {
     /// The child
     #[arg(value_parser = CHILDREN)]
     child: String,
+    /// Profile METHOD_A as well, and show what METHOD has more or less of: `--diff METHOD_A METHOD_B CHILD`
+    #[arg(long, value_name = "METHOD_A", value_parser = METHODS, conflicts_with = "against")]
+    diff: Option<String>,
+    /// Show what METHOD has more or less of than the profile that an earlier run wrote to FILE with --json
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
     /// What starts it
     #[arg(long, value_name = "NAME", default_value = "small", value_parser = PARENTS.map(|parent| parent.0))]
     parent: String,
@@ -51,6 +59,9 @@ pub struct ProfileArgs {
     /// Also write everything, call paths included, to FILE as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Also draw a flame graph to FILE as SVG
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
     /// How many spawns to take the mean of
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     iterations: u32,
@@ -67,8 +78,18 @@ pub struct ProfileArgs {
 
 /// `profile`
 pub fn main(ctx: &Context, args: ProfileArgs) -> Result<ExitCode> {
+    // Before minutes pass: can the results be written, and is there what they are to be compared with?
+    for path in [&args.json, &args.svg].into_iter().flatten() {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        ensure!(folder.is_none_or(Path::is_dir), "there is no folder for {}", path.display());
+    }
+    let earlier = args.against.as_deref().map(read).transpose()?;
+    let other = args.diff.as_ref().map(|method| take(ctx, &args, method)).transpose()?.or(earlier);
     let profile = take(ctx, &args, &args.method)?;
-    print!("{}", profile.table(args.top));
+    match &other {
+        Some(other) => print!("{}", diff::table(other, &profile, args.top)),
+        None => print!("{}", profile.table(args.top)),
+    }
     for function in &args.callers {
         print!("{}", profile.callers(function));
     }
@@ -76,7 +97,17 @@ pub fn main(ctx: &Context, args: ProfileArgs) -> Result<ExitCode> {
         write_file(path, profile.json()?)?;
         ctx.ui.note(format!("the profile as JSON: {}", path.display()));
     }
+    if let Some(path) = &args.svg {
+        write_file(path, flame::svg(&profile))?;
+        ctx.ui.note(format!("the flame graph: {}", path.display()));
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Reads a profile that an earlier run has written.
+fn read(path: &Path) -> Result<Profile> {
+    let profile = serde_json::from_str(&read_file(path)?);
+    profile.with_context(|| format!("{} is no profile; write one with --json", path.display()))
 }
 
 /// Profiles one method.
@@ -107,6 +138,11 @@ fn take(ctx: &Context, args: &ProfileArgs, method: &str) -> Result<Profile> {
     )?;
     if !outcome.is_clean() {
         outcome.explain();
+        if let End::Qemu(_) = outcome.end {
+            bail!(
+                "QEMU does not run with the profiler's plugin\n  next: use QEMU 7.2, for which the plugin is written"
+            );
+        }
         let complaints = String::from_utf8_lossy(&complaints);
         bail!("there is no profile ({:?}); guest-bench said: {:?}", outcome.end, complaints.trim());
     }

@@ -63,15 +63,7 @@ impl Profile {
     /// Puts names to what the plugin counted.
     pub fn new(subject: Subject, raw: &Raw, symbols: &Symbols, clock: u64) -> Self {
         let samples = raw.samples as f64;
-        let mut profile = Self {
-            subject,
-            samples: raw.samples,
-            total: 0.0,
-            clock,
-            groups: BTreeMap::new(),
-            functions: BTreeMap::new(),
-            stacks: BTreeMap::new(),
-        };
+        let mut profile = Self::empty(subject, raw.samples, clock);
         for &(call, block, count) in &raw.counts {
             let count = count as f64 / samples;
             let own = match block >> 63 {
@@ -86,6 +78,11 @@ impl Profile {
             profile.add(&path, count);
         }
         profile
+    }
+
+    fn empty(subject: Subject, samples: u64, clock: u64) -> Self {
+        let (groups, functions, stacks) = Default::default();
+        Self { subject, samples, total: 0.0, clock, groups, functions, stacks }
     }
 
     fn add(&mut self, path: &[&str], count: f64) {
@@ -104,12 +101,15 @@ impl Profile {
         (self.total / self.clock as f64 - 1.0) * 100.0
     }
 
+    /// What was profiled, in a line.
+    pub fn title(&self) -> String {
+        let Subject { kernel, method, child, parent } = &self.subject;
+        format!("{method}, child {child}, {parent} parent, Linux {kernel}, mean of {} spawns", self.samples)
+    }
+
     /// The profile for people, with this many functions.
     pub fn table(&self, top: usize) -> String {
-        let mut text = String::new();
-        let Subject { kernel, method, child, parent } = &self.subject;
-        let _ =
-            writeln!(text, "{method}, child {child}, {parent} parent, Linux {kernel}, mean of {} spawns", self.samples);
+        let mut text = self.title() + "\n";
         let _ = writeln!(
             text,
             "{} instructions per spawn; by the guest's clock {} ({:+.1} %)",
@@ -174,7 +174,7 @@ fn sorted<T>(map: &BTreeMap<String, T>, cost: impl Fn(&T) -> f64) -> Vec<(&Strin
 }
 
 /// A rounded number with its thousands apart.
-fn thousands(number: f64) -> String {
+pub fn thousands(number: f64) -> String {
     let digits = format!("{:.0}", number.abs());
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -184,4 +184,65 @@ fn thousands(number: f64) -> String {
         text.push(digit);
     }
     if number <= -0.5 { format!("-{text}") } else { text }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// A profile of these call paths.
+    pub fn profile(stacks: &[(&str, f64)]) -> Profile {
+        let name = |text: &str| text.to_owned();
+        let subject = Subject { kernel: name("7.3"), method: name("m"), child: name("c"), parent: name("p") };
+        let mut profile = Profile::empty(subject, 1, 100);
+        for (path, count) in stacks {
+            profile.add(&path.split(';').collect::<Vec<_>>(), *count);
+        }
+        profile
+    }
+
+    #[test]
+    fn counts_are_divided_and_named() {
+        let kernel = 0xffff_ffff_8100_0000_u64;
+        let symbols = Symbols::parse(["ffffffff81000000 T outer", "ffffffff81000100 T inner"]);
+        let raw = format!(
+            "samples 2\nmark 400123\ncall 0 {:x}\ncount 0 {kernel:x} 20\ncount 1 {:x} 60\ncount 0 401000 6\n\
+             count 0 7f0000000000 4\n",
+            kernel + 0x100,
+            kernel + 0x120
+        );
+        let profile = Profile::new(profile(&[]).subject, &Raw::parse(&raw).unwrap(), &symbols, 45);
+        assert_eq!(profile.total, 45.0);
+        assert_eq!(profile.deviation(), 0.0);
+        let cost = |own, whole| Cost { own, whole };
+        // The call is the last instruction of `outer`, so the return address is in `inner` already.
+        assert_eq!(profile.functions["outer"], cost(10.0, 40.0));
+        assert_eq!(profile.functions["inner"], cost(30.0, 30.0));
+        assert_eq!(profile.functions[USER_CALLER], cost(3.0, 3.0));
+        assert_eq!(profile.functions[USER_CHILD], cost(2.0, 2.0));
+        assert_eq!(profile.groups["user space"], 5.0);
+        assert_eq!(profile.stacks["outer;inner"], 30.0);
+    }
+
+    #[test]
+    fn recursion_is_counted_once() {
+        let profile = profile(&[("a;b;a", 10.0), ("a", 1.0)]);
+        assert_eq!(profile.functions["a"], Cost { own: 11.0, whole: 11.0 });
+        assert_eq!(profile.functions["b"], Cost { own: 0.0, whole: 10.0 });
+    }
+
+    #[test]
+    fn callers_are_told() {
+        let text = profile(&[("a;f;g", 10.0), ("a;f", 5.0), ("b;f", 1000.0)]).callers("f");
+        let lines: Vec<Vec<&str>> = text.lines().skip(2).map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines, [vec!["1", "000", "1", "000", "b"], vec!["5", "15", "a"]]);
+    }
+
+    #[test]
+    fn thousands_are_apart() {
+        assert_eq!(thousands(1_234_567.4), "1 234 567");
+        assert_eq!(thousands(-1000.0), "-1 000");
+        assert_eq!(thousands(0.4), "0");
+        assert_eq!(thousands(-0.4), "0");
+    }
 }

@@ -1,5 +1,5 @@
-//! Which function an address belongs to, by the guest's own /proc/kallsyms: it knows the kernel where it was really put,
-//! and the module.
+//! Which function an address belongs to, by the guest's own /proc/kallsyms: it knows where the kernel was put, and the
+//! module.
 
 use std::cmp::Reverse;
 
