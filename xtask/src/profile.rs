@@ -53,6 +53,9 @@ pub struct ProfileArgs {
     /// How many functions the table shows
     #[arg(long, value_name = "N", default_value_t = 40)]
     top: usize,
+    /// Order the functions by what they cost with what they call, instead of by their own instructions
+    #[arg(long, conflicts_with_all = ["diff", "against"])]
+    inclusive: bool,
     /// Also show who calls this function, and at what cost; may be repeated
     #[arg(long, value_name = "FUNCTION")]
     callers: Vec<String>,
@@ -88,7 +91,7 @@ pub fn main(ctx: &Context, args: ProfileArgs) -> Result<ExitCode> {
     let profile = take(ctx, &args, &args.method)?;
     match &other {
         Some(other) => print!("{}", diff::table(other, &profile, args.top)),
-        None => print!("{}", profile.table(args.top)),
+        None => print!("{}", profile.table(args.top, args.inclusive)),
     }
     for function in &args.callers {
         print!("{}", profile.callers(function));

@@ -64,19 +64,23 @@ impl Profile {
     pub fn new(subject: Subject, raw: &Raw, symbols: &Symbols, clock: u64) -> Self {
         let samples = raw.samples as f64;
         let mut profile = Self::empty(subject, raw.samples, clock);
+        let mut counts: BTreeMap<(usize, &str), u64> = BTreeMap::new();
         for &(call, block, count) in &raw.counts {
-            let count = count as f64 / samples;
             let own = match block >> 63 {
                 1 => symbols.function(block),
                 _ if block.abs_diff(raw.mark) < PROGRAM => USER_CALLER,
                 _ => USER_CHILD,
             };
+            *counts.entry((call, own)).or_default() += count;
+        }
+        for ((call, own), count) in counts {
             // A return address may be the first one of the next function.
             let path = raw.path(call);
             let mut path: Vec<&str> = path.into_iter().map(|site| symbols.function(site - 1)).collect();
             path.push(own);
-            profile.add(&path, count);
+            profile.add(&path, count as f64 / samples);
         }
+        profile.sum_groups();
         profile
     }
 
@@ -88,12 +92,17 @@ impl Profile {
     fn add(&mut self, path: &[&str], count: f64) {
         let Some(own) = path.last() else { return };
         self.total += count;
-        *self.groups.entry(group(own).to_owned()).or_default() += count;
         self.functions.entry((*own).to_owned()).or_default().own += count;
         for function in BTreeSet::from_iter(path) {
             self.functions.entry((*function).to_owned()).or_default().whole += count;
         }
         *self.stacks.entry(path.join(";")).or_default() += count;
+    }
+
+    fn sum_groups(&mut self) {
+        for (function, cost) in &self.functions {
+            *self.groups.entry(group(function).to_owned()).or_default() += cost.own;
+        }
     }
 
     /// How far the plugin's count is from the clock's, in per cent.
@@ -107,8 +116,8 @@ impl Profile {
         format!("{method}, child {child}, {parent} parent, Linux {kernel}, mean of {} spawns", self.samples)
     }
 
-    /// The profile for people, with this many functions.
-    pub fn table(&self, top: usize) -> String {
+    /// The profile for people, with this many functions, ordered by what they cost with or without what they call.
+    pub fn table(&self, top: usize, inclusive: bool) -> String {
         let mut text = self.title() + "\n";
         let _ = writeln!(
             text,
@@ -122,7 +131,7 @@ impl Profile {
         for (name, count) in sorted(&self.groups, |count| *count) {
             let _ = writeln!(text, "{:>9}  {:>5.1}%  {name}", thousands(*count), share(*count));
         }
-        let functions = sorted(&self.functions, |cost| cost.own);
+        let functions = sorted(&self.functions, |cost| if inclusive { cost.whole } else { cost.own });
         let shown = top.min(functions.len());
         let _ = writeln!(
             text,

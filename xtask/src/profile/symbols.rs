@@ -15,7 +15,7 @@ impl Symbols {
     pub fn parse<'a>(lines: impl IntoIterator<Item = &'a str>) -> Self {
         let mut found: Vec<_> = lines.into_iter().filter_map(symbol).collect();
         // Of several names of one place not that of a section, then the global, then the plainest.
-        found.sort_by_key(|&(address, kind, name)| {
+        found.sort_by_cached_key(|&(address, kind, name)| {
             let underscores = name.bytes().take_while(|&byte| byte == b'_').count();
             let is_border = ["_start", "_end", "_begin", "stext"].iter().any(|end| name.ends_with(end));
             (address, is_border, Reverse(kind == 'T'), Reverse(kind == 't'), underscores, name.len())
