@@ -44,6 +44,9 @@ const OUTPUTS: [(&str, &str); 3] =
 /// Options of ours, which a kernel without the patches does not know.
 const OUR_OPTIONS: &str = "SPAWN_TEMPLATE";
 
+/// The language's.
+const RUST_OPTION: &str = "CONFIG_RUST=";
+
 /// Which kernel.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flavor {
@@ -165,7 +168,10 @@ impl Plan {
     pub fn to_check(ctx: &Context, source: Source, overlay: Overlay, option: bool) -> Result<Self> {
         let mut config = read_file(&ctx.root.join(CHECK_FRAGMENT))?;
         if !option {
-            config = without_our_options(&config);
+            config = without(&config, OUR_OPTIONS);
+        }
+        if !overlay.files.keys().any(|path| path.starts_with("rust")) {
+            config = without(&config, RUST_OPTION);
         }
         Self::made_of("check", CHECK_FRAGMENT, config, source, overlay)
     }
@@ -179,7 +185,7 @@ impl Plan {
     ) -> Result<Self> {
         // Upstream does not know our options; halfway through the series the kernel may not either.
         if !overlay.defines_option(OUR_OPTIONS)? {
-            config = without_our_options(&config);
+            config = without(&config, OUR_OPTIONS);
         }
         let toolchain = Toolchain::detect()?;
         let toolchain_id = toolchain.id()?;
@@ -329,9 +335,9 @@ fn merged(base: &str, other: &str) -> String {
     kept.chain(other.lines()).map(|line| format!("{line}\n")).collect()
 }
 
-/// A fragment without the options that only a patched kernel knows.
-fn without_our_options(config: &str) -> String {
-    config.lines().filter(|line| !line.contains(OUR_OPTIONS)).map(|line| format!("{line}\n")).collect()
+/// A fragment without the lines that contain `word`.
+fn without(config: &str, word: &str) -> String {
+    config.lines().filter(|line| !line.contains(word)).map(|line| format!("{line}\n")).collect()
 }
 
 /// The options of a fragment that a configuration does not have as asked.

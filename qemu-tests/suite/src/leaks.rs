@@ -113,7 +113,7 @@ fn good_spawns() -> Outcome {
     let inheriting = busy.clone().inherit_fds();
     let spawns = [plain, busy, inheriting];
     let mut round = 0;
-    repeated(800, || {
+    repeated(400, || {
         round += 1;
         spawns[round % 3].status()?;
         Ok(())
@@ -145,7 +145,7 @@ fn attributes() -> Outcome {
     let good = with_attributes(&template, &tty, &cgroup);
     let bad = good.clone().act(Act::Setuid(0));
     let wrong = good.clone().act(Act::Setuid(u64::MAX));
-    repeated(300, || {
+    repeated(150, || {
         same!(good.status()?, Status::Exited(0), "status");
         refused("SETUID", bad.run(), libc::EPERM)?;
         refused("SETUID", wrong.run(), libc::EINVAL)?;
@@ -159,7 +159,7 @@ fn not_waited_for() -> Outcome {
     let template = Template::child("nothing")?;
     let good = template.spawn().acts([Act::chdir("/usr"), Act::Setgroups(vec![1, 2, 3])]).nowait();
     let bad = good.clone().act(Act::Dup2(999, 1));
-    repeated(300, || {
+    repeated(150, || {
         same!(good.status()?, Status::Exited(0), "status");
         same!(bad.status()?, Status::Exited(127), "status of a failure");
         same!(bad.clone().inherit_fds().status()?, Status::Exited(127), "status of a failure, inheriting");
@@ -195,7 +195,7 @@ fn killed_callers() -> Outcome {
 /// Repeats spawns that all fail with an error of their own.
 fn failing(spawns: &[(Spawn<'_>, i32)]) -> Outcome {
     let mut round = 0;
-    repeated(800, || {
+    repeated(400, || {
         round += 1;
         let (spawn, error) = &spawns[round % spawns.len()];
         refused("spawn", spawn.run(), *error)
@@ -218,7 +218,7 @@ fn refused_arguments() -> Outcome {
     let template = Template::child("nothing")?;
     let spawn = template.spawn().acts([Act::Open(Open::new("/etc/passwd", libc::O_RDONLY, 6)), Act::Sigmask(1)]);
     let mut round = 0;
-    repeated(800, || {
+    repeated(400, || {
         round += 1;
         match round % 5 {
             0 => refused("argv", spawn.run_changed(|args| args.argv = 1), libc::EFAULT),
@@ -248,7 +248,7 @@ fn failing_exec() -> Outcome {
 
 fn templates() -> Outcome {
     let file = File::open(crate::template::child("dynamic0"))?;
-    repeated(800, || {
+    repeated(400, || {
         drop(Template::child("dynamic0")?);
         drop(Template::of_fd(&file)?);
         Ok(())
@@ -262,7 +262,7 @@ fn refused_templates() -> Outcome {
     set_mode(&text, 0o755)?;
     let cut = folder.copy("dynamic0")?;
     File::options().write(true).open(&cut)?.set_len(600)?;
-    repeated(800, || {
+    repeated(400, || {
         refused("text", Template::path(&text), libc::ENOEXEC)?;
         refused("cut off", Template::path(&cut), libc::ENOEXEC)?;
         refused("missing", Template::path("/missing"), libc::ENOENT)?;
