@@ -122,7 +122,7 @@ fn take(ctx: &Context, args: &ProfileArgs, method: &str) -> Result<Profile> {
     let mut counted = memory_file("profile")?;
     guest.plugin = Some(Plugin { library: programs::profile_plugin(ctx)?, out: counted.try_clone()? });
     guest.icount = true;
-    guest.argv = vec!["sh".into(), "-c".into(), script(args, method)];
+    guest.argv = command(args, method);
     guest.timeout = Duration::from_secs(1800);
 
     let step = ctx.ui.step(format!("profile {method} of the {} child", args.child));
@@ -163,17 +163,23 @@ fn take(ctx: &Context, args: &ProfileArgs, method: &str) -> Result<Profile> {
     Ok(profile)
 }
 
-/// What the guest does: measure, then name the kernel's functions where they are.
-fn script(args: &ProfileArgs, method: &str) -> String {
-    format!(
-        "./guest-bench --iterations {} --budget {} --settle {} --methods {method} --parents {} --programs {} \
-         && grep ' [tTwW] ' /proc/kallsyms",
-        args.iterations,
-        u64::MAX,
-        SETTLE.as_nanos(),
-        args.parent,
-        args.child
-    )
+/// What the guest does: measure, then name the kernel's functions where they are. No other program may run before: what
+/// is first to read a library decides in what pieces the page cache holds it, and so what a fault costs.
+fn command(args: &ProfileArgs, method: &str) -> Vec<String> {
+    let mut command = vec![format!("{FOLDER}/guest-bench"), "--symbols".into()];
+    let budget = u64::MAX.to_string();
+    let (iterations, settle) = (args.iterations.to_string(), SETTLE.as_nanos().to_string());
+    for (option, value) in [
+        ("--iterations", iterations.as_str()),
+        ("--budget", budget.as_str()),
+        ("--settle", settle.as_str()),
+        ("--methods", method),
+        ("--parents", args.parent.as_str()),
+        ("--programs", args.child.as_str()),
+    ] {
+        command.extend([option.to_owned(), value.to_owned()]);
+    }
+    command
 }
 
 /// Joins what the plugin counted and what the guest said.

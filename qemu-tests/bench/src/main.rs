@@ -29,7 +29,7 @@ const WARM_UP_ROUNDS: usize = 3;
 const FEWEST_SAMPLES: usize = 7;
 
 const USAGE: &str = "usage: guest-bench [--children DIR] [--iterations N] [--budget NS] [--settle NS]
-                   [--methods NAME,...] [--parents NAME,...] [--programs NAME,...]";
+                   [--methods NAME,...] [--parents NAME,...] [--programs NAME,...] [--symbols]";
 
 struct Options {
     children: String,
@@ -43,6 +43,8 @@ struct Options {
     parents: Vec<Parent>,
     /// The children.
     programs: Vec<(&'static str, &'static str)>,
+    /// Name the kernel's functions and where they are, last.
+    symbols: bool,
     /// Set in the process that is the parent: measure, with this parent only.
     worker: bool,
 }
@@ -57,29 +59,35 @@ impl Options {
             methods: Method::ALL.to_vec(),
             parents: Parent::ALL.to_vec(),
             programs: CHILDREN.to_vec(),
+            symbols: false,
             worker: false,
         };
         while let Some(name) = arguments.next() {
-            if name == "--worker" {
-                options.worker = true;
-                continue;
-            }
-            let value = arguments.next().ok_or_else(|| format!("{name}: a value is missing"))?;
             match name.as_str() {
-                "--children" => options.children = value,
-                "--iterations" => options.iterations = number(&value)?,
-                "--budget" => options.budget = number(&value)?,
-                "--settle" => options.settle = Duration::from_nanos(number(&value)?),
-                "--methods" => options.methods = named(&value, &Method::ALL, Method::name)?,
-                "--programs" => options.programs = named(&value, &CHILDREN, |child| child.0)?,
-                "--parents" => options.parents = named(&value, &Parent::ALL, Parent::name)?,
-                _ => return Err(format!("{name}: no such option")),
+                "--worker" => options.worker = true,
+                "--symbols" => options.symbols = true,
+                _ => options.set(&name, arguments.next())?,
             }
         }
         if options.iterations == 0 {
             return Err("--iterations must not be 0".into());
         }
         Ok(options)
+    }
+
+    fn set(&mut self, name: &str, value: Option<String>) -> Result<(), String> {
+        let value = value.ok_or_else(|| format!("{name}: a value is missing"))?;
+        match name {
+            "--children" => self.children = value,
+            "--iterations" => self.iterations = number(&value)?,
+            "--budget" => self.budget = number(&value)?,
+            "--settle" => self.settle = Duration::from_nanos(number(&value)?),
+            "--methods" => self.methods = named(&value, &Method::ALL, Method::name)?,
+            "--programs" => self.programs = named(&value, &CHILDREN, |child| child.0)?,
+            "--parents" => self.parents = named(&value, &Parent::ALL, Parent::name)?,
+            _ => return Err(format!("{name}: no such option")),
+        }
+        Ok(())
     }
 }
 
@@ -138,6 +146,12 @@ fn run_workers(options: &Options, arguments: &[String]) -> Result<(), Box<dyn Er
         "clocksource": std::fs::read_to_string("/sys/devices/system/clocksource/clocksource0/current_clocksource")
             .unwrap_or_default().trim(),
     }));
+    if options.symbols {
+        let symbols = std::fs::read_to_string("/proc/kallsyms")?;
+        let is_code = |line: &&str| [" t ", " T ", " w ", " W "].iter().any(|kind| line.contains(kind));
+        let code: String = symbols.split_inclusive('\n').filter(is_code).collect();
+        print!("{code}");
+    }
     Ok(())
 }
 
