@@ -211,24 +211,31 @@ impl Plan {
 
     /// Makes this kind's work tree hold this kernel, built, and returns it locked.
     pub fn build(&self, ctx: &Context) -> Result<Tree> {
-        self.build_with(ctx, EVERYTHING)
+        self.build_with(ctx, EVERYTHING, None)
     }
 
-    /// The same with these arguments of make's, which are always the same for one kind.
-    pub fn build_with(&self, ctx: &Context, arguments: &[&str]) -> Result<Tree> {
+    /// The same with these arguments of make's, which are always the same for one kind. If the tree holds the kernel that
+    /// `harmless` names, what does not change itself need not be compiled again because of the files it lists.
+    pub fn build_with(&self, ctx: &Context, arguments: &[&str], harmless: Option<(&str, &[PathBuf])>) -> Result<Tree> {
         let lock = ctx.cache.lock(&ctx.ui, &format!("build-of-the-{}-kernel", self.name))?;
         let work = ctx.cache.path("work").join(self.name);
         let tree =
             Tree { src: work.join("src"), obj: work.join("obj"), toolchain: self.toolchain.clone(), _lock: lock };
         // Says that everything below is done, for exactly this kernel. It is absent while anything is being changed.
         let built = work.join("built");
-        if fs::read_to_string(&built).is_ok_and(|key| key == self.key) {
+        let before = fs::read_to_string(&built).unwrap_or_default();
+        if before == self.key {
             return Ok(tree);
         }
         remove(&built)?;
         create_dir(&work)?;
         self.forget_objects_of_other_compilers(&work, &tree.obj)?;
         worktree::sync(ctx, &work, &self.source, &self.overlay)?;
+        if let Some((_, paths)) = harmless.filter(|(key, _)| *key == before) {
+            for path in paths {
+                worktree::pretend_old(&tree.src.join(path))?;
+            }
+        }
         self.configure(ctx, &tree)?;
         self.make(ctx, &tree, arguments)?;
         write_file(&built, &self.key)?;

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 
 use crate::cache::walk;
-use crate::cmd::{Cmd, create_dir, remove};
+use crate::cmd::{Cmd, create_dir, read_file, remove};
 use crate::context::Context;
 use crate::kernel::Plan;
 use crate::kernel::overlay::{self, Overlay, git};
@@ -172,37 +172,77 @@ fn complaint(line: &str, patch: &Path) -> Option<String> {
 /// Builds a small kernel after each patch, in a work tree of its own, where make compiles what a patch touches and no
 /// more. What has been built before is remembered by content, so that an interrupted check goes on where it stopped.
 fn check_builds(ctx: &Context, patches: &[PathBuf]) -> Result<()> {
+    let source = source::ensure(ctx)?;
+    let mut before: Option<(Plan, Overlay)> = None;
     for n in 1..=patches.len() {
         let name = patches[n - 1].file_name().unwrap_or_default().to_string_lossy();
-        let how = check_build(ctx, &patches[..n], true)
+        let overlay = Overlay::of_patches(ctx, &source, &patches[..n], None)?;
+        let plan = Plan::to_check(ctx, source.clone(), overlay.clone(), true)?;
+        let harmless = match &before {
+            Some((plan, before)) => Some((plan.key(), headers_that_grew(before, &overlay, &source)?)),
+            None => None,
+        };
+        let harmless = harmless.as_ref().map(|(key, paths)| (*key, &paths[..]));
+        let how = check_build(ctx, &plan, &overlay, BUILT_ALL, harmless)
             .with_context(|| format!("the kernel does not build with the series up to {name}"))?;
         ctx.ui.note(format!("patch {n} of {}: {how}: {name}", patches.len()));
+        before = Some((plan, overlay));
     }
-    let how = check_build(ctx, patches, false).context("the kernel does not build without CONFIG_SPAWN_TEMPLATE")?;
+    let overlay = Overlay::of_patches(ctx, &source, patches, None)?;
+    let plan = Plan::to_check(ctx, source, overlay, false)?;
+    let how = check_build(ctx, &plan, &Overlay::default(), BUILT, None)
+        .context("the kernel does not build without CONFIG_SPAWN_TEMPLATE")?;
     ctx.ui.note(format!("the series without CONFIG_SPAWN_TEMPLATE: {how}"));
     Ok(())
 }
 
-/// Builds what `patches` make of the kernel, and says how long that took.
-fn check_build(ctx: &Context, patches: &[PathBuf], option: bool) -> Result<String> {
-    let source = source::ensure(ctx)?;
-    let overlay = Overlay::of_patches(ctx, &source, patches, None)?;
-    let compiled: Vec<_> = overlay.files.keys().filter(|path| path.extension().is_some_and(|e| e == "c")).collect();
-    let compiled: Vec<_> = compiled.into_iter().map(|path| path.with_extension("o")).collect();
-    let plan = Plan::to_check(ctx, source, overlay, option)?;
+/// Builds a kernel unless that was done before, and says how long it took. Every C file of `overlay` must take part.
+fn check_build(
+    ctx: &Context,
+    plan: &Plan,
+    overlay: &Overlay,
+    arguments: &[&str],
+    harmless: Option<(&str, &[PathBuf])>,
+) -> Result<String> {
     let begun = Instant::now();
     let mut built_before = true;
     ctx.cache.entry(&ctx.ui, "patch-builds", plan.key(), |_| {
         built_before = false;
-        let arguments = if option { BUILT_ALL } else { BUILT };
-        let tree = plan.build_with(ctx, arguments)?;
-        let missing: Vec<_> = compiled.iter().filter(|object| !tree.obj.join(object).exists()).collect();
-        if option && !missing.is_empty() {
+        let tree = plan.build_with(ctx, arguments, harmless)?;
+        let compiled = overlay.files.keys().filter(|path| path.extension().is_some_and(|e| e == "c"));
+        let missing: Vec<_> = compiled.filter(|path| !tree.obj.join(path.with_extension("o")).exists()).collect();
+        if !missing.is_empty() {
             bail!("{missing:?} not compiled\n  next: add what they need to qemu-tests/kernel/check.config");
         }
         Ok(())
     })?;
     Ok(if built_before { "was built before".into() } else { format!("built in {}", duration(begun.elapsed())) })
+}
+
+/// The headers in which a patch only adds lines. It can break no file beside those it touches, except by taking a name
+/// that is in use; and then the whole series breaks it too, which the kernel that guests boot would show. Central ones
+/// would have everything compiled again, patch by patch.
+fn headers_that_grew(before: &Overlay, after: &Overlay, source: &Source) -> Result<Vec<PathBuf>> {
+    let mut grew = Vec::new();
+    for (path, content) in &after.files {
+        let (Some(content), true) = (content, path.extension().is_some_and(|e| e == "h")) else { continue };
+        let old = match before.files.get(path) {
+            Some(old) => old.clone(),
+            None => Some(source.dir.join(path)).filter(|path| path.exists()),
+        };
+        let Some(old) = old else { continue };
+        let (old, new) = (read_file(&old)?, read_file(content)?);
+        if old != new && only_adds_lines(&old, &new) {
+            grew.push(path.clone());
+        }
+    }
+    Ok(grew)
+}
+
+/// Whether all lines of `old` are in `new`, in the same order.
+fn only_adds_lines(old: &str, new: &str) -> bool {
+    let mut new = new.lines();
+    old.lines().all(|line| new.any(|other| other == line))
 }
 
 fn write_tree(ctx: &Context, tree: &Path) -> Result<()> {
@@ -294,6 +334,13 @@ fn default_base(tree: &Path) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn added_lines_are_told_from_changed_ones() {
+        assert!(only_adds_lines("a\nb\n", "x\na\ny\nb\n"));
+        assert!(!only_adds_lines("a\nb\n", "b\na\n"));
+        assert!(!only_adds_lines("a\nb\n", "a\nc\n"));
+    }
 
     #[test]
     fn complaints_are_told_from_other_lines() {

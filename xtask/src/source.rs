@@ -30,6 +30,7 @@ const KERNEL_ORG_SHA256: Option<&str> = None;
 const CONNECT_TIMEOUT: &str = "8";
 
 /// A pristine kernel tree.
+#[derive(Clone)]
 pub struct Source {
     /// Where it is. Nobody writes there.
     pub dir: PathBuf,

@@ -18,7 +18,7 @@ use crate::source::{BASE_VERSION, Source};
 const UAPI_HEADER: (&str, &str) = ("uapi-headers/linux/spawn_template.h", "include/uapi/linux/spawn_template.h");
 
 /// Files that differ from the pristine source.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Overlay {
     /// The file with the new content, or nothing for a file that is removed.
     pub files: BTreeMap<PathBuf, Option<PathBuf>>,
