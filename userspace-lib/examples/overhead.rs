@@ -1,6 +1,9 @@
 //! `overhead PROGRAM [SAMPLES]`: what this crate costs over the bare system call, for a child with 5 arguments, 30
 //! environment variables and 3 pipes.
 //!
+//! A command that is there already is compared with vectors that are there already; one that is built each time, with
+//! vectors that are built each time, of the same strings.
+//!
 //! The unit is that of the clock. Run it where that counts instructions:
 //! `cargo xtask run --icount --copy target/release/examples/overhead -- ./overhead /bin/true`.
 
@@ -18,7 +21,19 @@ use spawn_template::{Command, Mode, Stdio, Template, TemplateOptions, sys};
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// A way to start the program, by name, and how long each start took.
-type Way<'a> = (&'static str, Box<dyn Fn() -> Result<()> + 'a>, Vec<u128>);
+struct Way<'a> {
+    name: &'static str,
+    /// Whether it is one that others are compared with.
+    bare: bool,
+    run: Box<dyn Fn() -> Result<()> + 'a>,
+    times: Vec<u128>,
+}
+
+impl<'a> Way<'a> {
+    fn new(name: &'static str, bare: bool, run: impl Fn() -> Result<()> + 'a) -> Self {
+        Way { name, bare, run: Box::new(run), times: Vec::new() }
+    }
+}
 
 const ARGUMENTS: [&str; 5] = ["one", "two", "three", "four", "five"];
 const VARIABLES: usize = 30;
@@ -40,9 +55,9 @@ fn main() -> ExitCode {
 
 fn measure(program: &str, samples: usize) -> Result<()> {
     let template = TemplateOptions::new().mode(Mode::Template).open(program)?;
-    let bare = Bare::new(program)?;
     let variables: Vec<(String, String)> =
         (0..VARIABLES).map(|number| (format!("VARIABLE_{number}"), format!("value {number}"))).collect();
+    let bare = Bare::new(program, &variables)?;
     let build = |command: &mut Command<'_>| {
         command.args(ARGUMENTS).env_clear().envs(variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -54,51 +69,47 @@ fn measure(program: &str, samples: usize) -> Result<()> {
         command.spawn()?.wait()?;
         Ok(())
     };
-    let mut ways: [Way<'_>; 5] = [
-        ("bare system call", Box::new(|| bare.run(&template)), Vec::new()),
-        ("prepared", Box::new(|| Ok(prepared.spawn()?.wait().map(drop)?)), Vec::new()),
-        ("command used again", Box::new(|| run(&held)), Vec::new()),
-        (
-            "command built each time",
-            Box::new(|| {
-                let mut command = Command::new(&template);
-                build(&mut command);
-                run(&command)
-            }),
-            Vec::new(),
-        ),
-        (
-            "command built each time, by path",
-            Box::new(|| {
-                let mut command = Command::new(program);
-                build(&mut command);
-                run(&command)
-            }),
-            Vec::new(),
-        ),
+    let built = |mut command: Command<'_>| {
+        build(&mut command);
+        run(&command)
+    };
+    // Each is compared with the bare one before it.
+    let mut ways = [
+        Way::new("bare system call", true, || bare.run(&template)),
+        Way::new("prepared", false, || Ok(prepared.spawn()?.wait().map(drop)?)),
+        Way::new("command used again", false, || run(&held)),
+        Way::new("bare, vectors built each time", true, || Bare::new(program, &variables)?.run(&template)),
+        Way::new("command built each time", false, || built(Command::new(&template))),
+        Way::new("command built each time, by path", false, || built(Command::new(program))),
     ];
-    // In turns, so that whatever changes meanwhile changes for all.
-    for _ in 0..samples + samples / 10 {
-        for (_, run, times) in &mut ways {
+    // In turns, so that whatever changes meanwhile changes for all, and not always after the same one, which leaves
+    // allocators in a state of its own.
+    for round in 0..samples + samples / 10 {
+        let count = ways.len();
+        for turn in 0..count {
+            let turn = if round % 2 == 0 { turn } else { count - 1 - turn };
+            let way = &mut ways[(turn + round / 2) % count];
             let start = Instant::now();
-            run()?;
-            times.push(start.elapsed().as_nanos());
+            (way.run)()?;
+            way.times.push(start.elapsed().as_nanos());
         }
     }
     let mut base = 0;
-    for (name, _, times) in &mut ways {
+    for Way { name, bare, times, .. } in &mut ways {
         times.drain(..samples / 10);
         times.sort_unstable();
         let median = times.get(times.len() / 2).copied().unwrap_or(0);
-        if base == 0 {
+        if *bare {
             base = median.max(1);
+            println!("{name:33} {median:9}");
+        } else {
+            println!("{name:33} {median:9} {:+7.2} %", (median as f64 / base as f64 - 1.0) * 100.0);
         }
-        println!("{name:33} {median:9} {:+7.2} %", (median as f64 / base as f64 - 1.0) * 100.0);
     }
     Ok(())
 }
 
-/// The vectors for the bare system call, made once.
+/// The vectors for the bare system call.
 struct Bare {
     argv: Vec<*const c_char>,
     envp: Vec<*const c_char>,
@@ -106,9 +117,9 @@ struct Bare {
 }
 
 impl Bare {
-    fn new(program: &str) -> Result<Self> {
+    fn new(program: &str, variables: &[(String, String)]) -> Result<Self> {
         let arguments = [program].into_iter().chain(ARGUMENTS).map(CString::new);
-        let variables = (0..VARIABLES).map(|number| CString::new(format!("VARIABLE_{number}=value {number}")));
+        let variables = variables.iter().map(|(name, value)| CString::new([name.as_str(), value].join("=")));
         let strings = arguments.chain(variables).collect::<std::result::Result<Vec<_>, _>>()?;
         let (arguments, variables) = strings.split_at(1 + ARGUMENTS.len());
         let vector = |strings: &[CString]| strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect();

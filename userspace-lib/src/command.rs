@@ -149,6 +149,8 @@ impl<'a> Command<'a> {
 
     /// Sets environment variables of the child.
     pub fn envs(&mut self, vars: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>) -> &mut Self {
+        let vars = vars.into_iter();
+        self.environment.reserve(vars.size_hint().0);
         for (name, value) in vars {
             self.env(name, value);
         }

@@ -17,41 +17,23 @@ unsafe extern "C" {
 pub(crate) struct Changes {
     /// Whether the child gets nothing of the caller's environment.
     cleared: bool,
+    /// The variables, one after the other in no order: `NAME=value` and a NUL byte; of one that is taken out only
+    /// `NAME=` and that byte. Together, because one allocation for each would be dearer than all else here.
+    texts: Vec<u8>,
     /// In order of their names, each at most once.
     variables: Vec<Variable>,
 }
 
 /// A variable that is set or taken out.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 struct Variable {
-    /// `NAME=value`; of one that is taken out only `NAME=`.
-    text: CString,
+    /// Where its text begins.
+    start: usize,
+    /// The length of its text, without the NUL byte.
+    len: usize,
     /// The length of the name.
     name: usize,
     set: bool,
-}
-
-impl Variable {
-    /// `None` if there is a NUL byte.
-    fn new(name: &[u8], value: Option<&[u8]>) -> Option<Self> {
-        let bytes = value.unwrap_or_default();
-        // With room for the NUL byte, so that making a C string of it does not move it.
-        let mut text = Vec::with_capacity(name.len() + bytes.len() + 2);
-        text.extend_from_slice(name);
-        text.push(b'=');
-        text.extend_from_slice(bytes);
-        let text = CString::new(text).ok()?;
-        Some(Variable { text, name: name.len(), set: value.is_some() })
-    }
-
-    fn name(&self) -> &[u8] {
-        self.text.as_bytes().get(..self.name).unwrap_or_default()
-    }
-
-    fn value(&self) -> Option<&[u8]> {
-        // After the equals sign.
-        self.set.then(|| self.text.as_bytes().get(self.name + 1..).unwrap_or_default())
-    }
 }
 
 /// The vector that the kernel is given.
@@ -63,37 +45,83 @@ pub(crate) enum Environment {
 }
 
 impl Changes {
+    /// Makes room for more variables, as long as such usually are.
+    pub(crate) fn reserve(&mut self, variables: usize) {
+        self.variables.reserve(variables);
+        self.texts.reserve(variables.saturating_mul(32));
+    }
+
     pub(crate) fn set(&mut self, name: &OsStr, value: &OsStr) -> Result<(), InvalidInput> {
-        if name.is_empty() || name.as_bytes().contains(&b'=') {
-            return Err(InvalidInput::EnvironmentName);
+        let (name, value) = (name.as_bytes(), value.as_bytes());
+        match name.iter().find(|byte| matches!(byte, 0 | b'=')) {
+            Some(b'=') => Err(InvalidInput::EnvironmentName),
+            None if name.is_empty() => Err(InvalidInput::EnvironmentName),
+            None if !value.contains(&0) => {
+                self.put(name, Some(value));
+                Ok(())
+            }
+            _ => Err(InvalidInput::NulInEnvironment),
         }
-        let variable = Variable::new(name.as_bytes(), Some(value.as_bytes()));
-        self.insert(variable.ok_or(InvalidInput::NulInEnvironment)?);
-        Ok(())
     }
 
     pub(crate) fn remove(&mut self, name: &OsStr) {
-        // No variable has a name with a NUL byte.
-        if let Some(variable) = Variable::new(name.as_bytes(), None) {
-            self.insert(variable);
+        // No variable has such a name.
+        if !name.as_bytes().contains(&0) {
+            self.put(name.as_bytes(), None);
         }
     }
 
-    fn insert(&mut self, variable: Variable) {
-        match self.find(variable.name()) {
+    fn put(&mut self, name: &[u8], value: Option<&[u8]>) {
+        let place = self.find(name);
+        if let Ok(index) = place {
+            self.forget(index);
+        }
+        let start = self.texts.len();
+        let text = value.unwrap_or_default();
+        for part in [name, b"=", text, b"\0"] {
+            self.texts.extend_from_slice(part);
+        }
+        let variable = Variable { start, len: name.len() + 1 + text.len(), name: name.len(), set: value.is_some() };
+        match place {
             Ok(index) => self.variables[index] = variable,
             Err(index) => self.variables.insert(index, variable),
         }
     }
 
+    /// Takes the text of the variable with this index out, so that a command whose variables are set again and again does
+    /// not grow.
+    fn forget(&mut self, index: usize) {
+        let Variable { start, len, .. } = self.variables[index];
+        let end = start + len + 1;
+        self.texts.drain(start..end);
+        for variable in self.variables.iter_mut().filter(|variable| variable.start >= end) {
+            variable.start -= end - start;
+        }
+    }
+
     /// Where the variable with this name is, or belongs.
     fn find(&self, name: &[u8]) -> Result<usize, usize> {
-        self.variables.binary_search_by(|variable| variable.name().cmp(name))
+        self.variables.binary_search_by(|variable| self.name(variable).cmp(name))
+    }
+
+    /// The bytes from `from` to `to` of a variable's text.
+    fn part(&self, variable: &Variable, from: usize, to: usize) -> &[u8] {
+        self.texts.get(variable.start + from..variable.start + to).unwrap_or_default()
+    }
+
+    fn name(&self, variable: &Variable) -> &[u8] {
+        self.part(variable, 0, variable.name)
+    }
+
+    fn value(&self, variable: &Variable) -> Option<&[u8]> {
+        // After the equals sign.
+        variable.set.then(|| self.part(variable, variable.name + 1, variable.len))
     }
 
     pub(crate) fn clear(&mut self) {
         self.cleared = true;
         self.variables.clear();
+        self.texts.clear();
     }
 
     pub(crate) fn is_cleared(&self) -> bool {
@@ -104,13 +132,13 @@ impl Changes {
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&OsStr, Option<&OsStr>)> {
         self.variables
             .iter()
-            .map(|variable| (OsStr::from_bytes(variable.name()), variable.value().map(OsStr::from_bytes)))
+            .map(|variable| (OsStr::from_bytes(self.name(variable)), self.value(variable).map(OsStr::from_bytes)))
     }
 
     /// The child's `PATH`.
     pub(crate) fn path(&self) -> Option<OsString> {
         match self.find(b"PATH").ok().and_then(|index| self.variables.get(index)) {
-            Some(variable) => variable.value().map(|value| OsStr::from_bytes(value).to_owned()),
+            Some(variable) => self.value(variable).map(|value| OsStr::from_bytes(value).to_owned()),
             None if self.cleared => None,
             None => env::var_os("PATH"),
         }
@@ -134,7 +162,7 @@ impl Changes {
         }
         vector.extend(copies.iter().map(|variable| address(variable.as_ptr())));
         let set = self.variables.iter().filter(|variable| variable.set);
-        vector.extend(set.map(|variable| address(variable.text.as_ptr())));
+        vector.extend(set.map(|variable| address(self.texts.as_ptr().wrapping_add(variable.start))));
         vector.push(0);
         Environment::Built { vector, _copy: copies }
     }

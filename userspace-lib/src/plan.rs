@@ -67,7 +67,7 @@ pub(crate) struct Pipes {
     pub(crate) stdout: Option<ChildStdout>,
     pub(crate) stderr: Option<ChildStderr>,
     /// The child's ends.
-    _theirs: Vec<OwnedFd>,
+    _theirs: [Option<OwnedFd>; 3],
 }
 
 impl<'c> Plan<'c> {
@@ -84,18 +84,18 @@ impl<'c> Plan<'c> {
             steps: Vec::with_capacity(steps),
             ..Builder::default()
         };
-        for (&step, task) in command.steps.range(..Step::Fd(0)) {
-            builder.task(command, step, task)?;
-        }
-        for (fd, default) in (0..).zip(defaults) {
-            let step = Step::Fd(fd);
-            match command.steps.get(&step) {
-                Some(task) => builder.task(command, step, task)?,
-                None => builder.stream(fd, default)?,
+        let mut defaults = (0..).zip(defaults).peekable();
+        for (&step, task) in &command.steps {
+            while let Some((fd, default)) = defaults.next_if(|(fd, _)| Step::Fd(*fd) <= step) {
+                // One that the command sets has no default.
+                if Step::Fd(fd) != step {
+                    builder.stream(fd, default)?;
+                }
             }
-        }
-        for (&step, task) in command.steps.range(Step::Fd(3)..) {
             builder.task(command, step, task)?;
+        }
+        for (fd, default) in defaults {
+            builder.stream(fd, default)?;
         }
         let mut flags = 0;
         if command.inherit_fds {
@@ -141,8 +141,9 @@ impl<'c> Plan<'c> {
     pub(crate) fn open_pipes(&self) -> Result<(Pipes, Vec<spawn_template_action>), Error> {
         let mut actions = self.actions.clone();
         let mut pipes = Pipes::default();
+        let mut places = pipes._theirs.iter_mut();
         for (target, index) in (0..).zip(self.pipes) {
-            let Some(index) = index else { continue };
+            let (Some(index), Some(place)) = (index, places.next()) else { continue };
             let (reader, writer) = pipe()?;
             let (ours, theirs) = if target == libc::STDIN_FILENO { (writer, reader) } else { (reader, writer) };
             // Only a caller without standard streams gets a low number, which may be another stream's in the child.
@@ -154,7 +155,7 @@ impl<'c> Plan<'c> {
             if let Some(action) = actions.get_mut(index) {
                 action.fd = theirs.as_raw_fd();
             }
-            pipes._theirs.push(theirs);
+            *place = Some(theirs);
             match target {
                 libc::STDIN_FILENO => pipes.stdin = Some(ours.into()),
                 libc::STDOUT_FILENO => pipes.stdout = Some(ours.into()),
