@@ -16,8 +16,9 @@ use crate::source::apt;
 /// Change this when the steps below change.
 const RECIPE: &str = "image 1";
 
-/// What is installed beyond Debian's minimum: enough to look around in `cargo xtask shell`.
-const PACKAGES: &str = "procps,kmod";
+/// What is installed beyond Debian's minimum: enough to look around in `cargo xtask shell`, and programs that start
+/// others, or are started, in tests of the preload library and in `bench --tools`.
+const PACKAGES: &str = "procps,kmod,make,tcc,libc6-dev,python3-minimal,ksh93u+m,git";
 
 /// Weight that nobody reads in a guest.
 const EXCLUDED: &[&str] = &["/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*"];

@@ -15,8 +15,13 @@ use crate::manpage;
 use crate::qemu::{FOLDER, Payload};
 
 /// Static programs do not depend on the guest's C library, and run as PID 1 before there is one.
-const FLAGS: &str = "-Ctarget-feature=+crt-static";
+const STATIC: &str = "-Ctarget-feature=+crt-static";
+/// A library to preload, and the program that it is tested with, have the guest's C library in common.
+const DYNAMIC: &str = "";
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// The preload library, as cargo calls it.
+const PRELOAD: &str = "libspawn_template_preload.so";
 
 /// PID 1.
 pub fn init(ctx: &Context) -> Result<PathBuf> {
@@ -59,25 +64,49 @@ pub fn add_children(ctx: &Context, payload: &mut Payload) -> Result<()> {
 /// The crate's tests that need the system calls: every `userspace-lib/tests/spawn*.rs`. Returns the folder they lie
 /// in, one program each.
 pub fn crate_tests(ctx: &Context) -> Result<PathBuf> {
-    let arguments = ["test", "--no-run", "--package", "spawn-template", "--all-features", "--test", "spawn*"];
-    let arguments = [&arguments[..], &["--message-format", "json-render-diagnostics"]].concat();
-    cargo(ctx, "crate-tests", &arguments, FLAGS, &["userspace-lib", "uapi-headers"], |_, said, folder| {
-        let tests: Vec<Test> = said.iter().filter_map(|line| Test::parse(line)).collect();
-        ensure!(!tests.is_empty(), "cargo named no test of the crate that it has built");
-        for Test { name, program } in tests {
-            fs::copy(&program, folder.join(name)).with_context(|| format!("cannot copy {}", program.display()))?;
-        }
-        Ok(())
+    let arguments = ["--package", "spawn-template", "--all-features", "--test", "spawn*"];
+    tests(ctx, "crate-tests", &arguments, STATIC, |_, _| Ok(()))
+}
+
+/// The preload library, and those of its tests that need no more than a guest has. They look for it in the folder that
+/// they lie in.
+pub fn preload_tests(ctx: &Context) -> Result<PathBuf> {
+    let arguments = ["--package", "spawn-template-preload", "--test", "programs", "--test", "compare"];
+    tests(ctx, "preload-tests", &arguments, DYNAMIC, |target, folder| {
+        copy(&target.join("debug/deps").join(PRELOAD), &folder.join(PRELOAD))
     })
+}
+
+/// Builds tests of the crate or of the preload library when the cache has none, and has `keep` copy what belongs to them
+/// from the folder that cargo built in. Returns the folder they lie in, one program each.
+fn tests(
+    ctx: &Context,
+    name: &str,
+    arguments: &[&str],
+    flags: &str,
+    keep: impl FnOnce(&Path, &Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let arguments = [&["test", "--no-run", "--message-format", "json-render-diagnostics"], arguments].concat();
+    cargo(ctx, name, &arguments, flags, &["userspace-lib", "uapi-headers"], |target, said, folder| {
+        let tests: Vec<Test> = said.iter().filter_map(|line| Test::parse(line)).collect();
+        ensure!(!tests.is_empty(), "cargo named no test of the {name} that it has built");
+        for Test { name, program } in tests {
+            copy(&program, &folder.join(name))?;
+        }
+        keep(target, folder)
+    })
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display()))?;
+    Ok(())
 }
 
 /// Builds a package of ours, made of these folders, when the cache has none.
 fn program(ctx: &Context, package: &str, sources: &[&str]) -> Result<PathBuf> {
     let arguments = ["build", "--release", "--package", package];
-    let entry = cargo(ctx, package, &arguments, FLAGS, sources, |target, _, folder| {
-        let built = target.join("release").join(package);
-        fs::copy(&built, folder.join(package)).with_context(|| format!("cannot copy {}", built.display()))?;
-        Ok(())
+    let entry = cargo(ctx, package, &arguments, STATIC, sources, |target, _, folder| {
+        copy(&target.join("release").join(package), &folder.join(package))
     })?;
     Ok(entry.join(package))
 }

@@ -50,13 +50,21 @@ const FUZZ_LEAST: u64 = 300;
 /// The filter that leaves only that.
 const FUZZ_FILTER: &str = "fuzz";
 
-/// Runs the crate's tests and then the suite, with the filter if there is one. The suite's come last because they
-/// unload the module.
+/// Runs the tests of the crate and of the preload library and then the suite, with the filter if there is one. The
+/// suite's come last because they unload the module.
 const SCRIPT: &str = r#"#!/bin/bash
 shopt -s nullglob
 status=0
 for program in /payload/crate-tests/*; do
     "$program" "$@" || status=1
+done
+for program in /payload/preload-tests/{compare*,programs*}; do
+    if [ -z "$SPAWN_TEMPLATE_SECONDS" ]; then
+        "$program" "$@" || status=1
+    else
+        echo "test preload-tests/${program##*/} ... ignored, the time is limited"
+        echo "test result: ok. 0 passed; 0 failed; 1 ignored"
+    fi
 done
 if [ -n "$SPAWN_TEMPLATE_SECONDS" ]; then
     SPAWN_TEMPLATE_SECONDS=$((SPAWN_TEMPLATE_SECONDS > SECONDS ? SPAWN_TEMPLATE_SECONDS - SECONDS : 0))
@@ -69,9 +77,9 @@ exit $status
 #[derive(clap::Args)]
 #[command(after_help = "\
 Here: rustfmt, clippy and unit tests of user space, formatting and clippy of the module. In a guest with the patched
-kernel: those tests of the crate that need the system calls (userspace-lib/tests/spawn*.rs) and the test suite, which
-fail as well when the kernel warns or nothing ends in time; tests of Smack and a few thousand random calls (`fuzz`) in
-boots of their own. The last line sums up everything.")]
+kernel: those tests of the crate that need the system calls (userspace-lib/tests/spawn*.rs), programs that nobody has
+changed with the preload library, and the test suite, which fail as well when the kernel warns or nothing ends in time;
+tests of Smack and a few thousand random calls (`fuzz`) in boots of their own. The last line sums up everything.")]
 pub struct TestArgs {
     /// Only this half
     #[arg(long, value_enum)]
@@ -217,8 +225,12 @@ fn host(ctx: &Context, tally: &mut Tally) -> Result<()> {
             if let Some(result) = cargo_result(line) {
                 units.add(result);
             }
-            if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {
-                step.note(format!("FAILED {name}"));
+            match line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... ")) {
+                Some((name, "FAILED")) => step.note(format!("FAILED {name}")),
+                Some((name, how)) if how.starts_with("ignored, ") => {
+                    step.note(format!("skipped {name}: {}", &how["ignored, ".len()..]));
+                }
+                _ => {}
             }
         });
     step.done(format!("{} passed, {} failed", units.passed, units.failed));
@@ -252,6 +264,10 @@ fn guest(ctx: &Context, args: &TestArgs, flavor: Flavor, time: Option<Duration>,
             let mut guest = prepared(ctx, args, flavor, &format!("test-{share}"))?;
             if share == 1 {
                 guest.payload.copy(&programs::crate_tests(ctx)?, "/payload/crate-tests".as_ref())?;
+            }
+            // The share that has no other tests before its part of the suite, if there are several.
+            if share == shares {
+                guest.payload.copy(&programs::preload_tests(ctx)?, "/payload/preload-tests".as_ref())?;
             }
             guest.payload.text("/payload/run-tests", SCRIPT, 0o755);
             guest.env.insert("SPAWN_TEMPLATE_SHARE".into(), format!("{share}/{shares}"));

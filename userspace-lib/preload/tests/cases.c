@@ -465,7 +465,7 @@ static void programs(void)
 	run_with("removed", posix_spawn, "./copy");
 
 	/* More programs than any cache keeps. */
-	for (int i = 0; i < 80; i++) {
+	for (int i = 0; i < 66; i++) {
 		snprintf(path, sizeof(path), "below/tool%d", i);
 		if (link("below/tool", path))
 			abort();
@@ -544,7 +544,7 @@ static void *thread(void *out)
 {
 	char *argv[] = { "sh", "-c", "exit 3", NULL };
 
-	for (int i = 0; i < 20; i++) {
+	for (int i = 0; i < 8; i++) {
 		pid_t pid;
 		int status = -1;
 

@@ -1,5 +1,6 @@
-//! What the tests share.
+//! What the tests share that run programs with the library.
 
+use std::env;
 use std::ffi::OsStr;
 use std::fs;
 use std::ops::Deref;
@@ -7,14 +8,24 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// The library, which cargo has put beside the test.
-pub fn library() -> PathBuf {
-    let test = std::env::current_exe().expect("the test has a path");
+fn library() -> PathBuf {
+    let test = env::current_exe().expect("the test has a path");
     test.parent().expect("a folder").join("libspawn_template_preload.so")
+}
+
+/// Where the program of this name is, by `PATH`.
+pub fn find(name: &str) -> Option<PathBuf> {
+    env::split_paths(&env::var_os("PATH")?).map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+/// A C compiler: the usual one, or the small one that a guest has.
+pub fn compiler() -> Option<PathBuf> {
+    find("cc").or_else(|| find("tcc"))
 }
 
 /// Whether spawn templates must have been used.
 pub fn required() -> bool {
-    std::env::var_os("SPAWN_TEMPLATE_REQUIRED").is_some()
+    env::var_os("SPAWN_TEMPLATE_REQUIRED").is_some()
 }
 
 /// A folder for temporary files, removed with this.
@@ -22,7 +33,7 @@ pub struct Folder(PathBuf);
 
 /// A new empty folder.
 pub fn folder(name: &str) -> Folder {
-    let path = std::env::temp_dir().join(format!("spawn-template-preload-{}-{name}", std::process::id()));
+    let path = env::temp_dir().join(format!("spawn-template-preload-{}-{name}", std::process::id()));
     fs::create_dir_all(&path).expect("a folder");
     Folder(path)
 }
