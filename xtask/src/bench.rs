@@ -1,6 +1,7 @@
-//! `bench`: the latency table.
+//! `bench`: the latency table, and that of short tools.
 
 pub mod report;
+mod tools;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -44,6 +45,10 @@ pub struct BenchArgs {
     /// A rough table in a fraction of the time
     #[arg(long)]
     quick: bool,
+    /// Instead of what a start costs: short tools (grep, sed, git status, a small Python program, …), by themselves and
+    /// by sh -c, from one runtime with 1 and with 4 calls in flight; std's Command, posix_spawn and the crate
+    #[arg(long, conflicts_with = "compare_upstream")]
+    tools: bool,
     /// Boot this kernel image instead of building one
     #[arg(long, value_name = "PATH", hide = true, conflicts_with = "compare_upstream")]
     kernel_image: Option<PathBuf>,
@@ -58,6 +63,8 @@ struct Plan {
     iterations: u32,
     /// What the samples of one method with one child and one parent may cost together, in the unit of the results.
     budget: u64,
+    /// Short tools instead of children.
+    tools: bool,
 }
 
 impl Plan {
@@ -74,7 +81,7 @@ impl Plan {
         // Whoever asks for a number gets it, however long it takes.
         let budget = if args.iterations.is_some() { u64::MAX } else { budget };
         let methods = args.compare_upstream.then_some("fork_exec,vfork_exec,posix_spawn,clone3");
-        Self { methods, iterations: args.iterations.unwrap_or(iterations), budget }
+        Self { methods, iterations: args.iterations.unwrap_or(iterations), budget, tools: args.tools }
     }
 
     fn argv(&self) -> Vec<String> {
@@ -85,6 +92,7 @@ impl Plan {
         if let Some(methods) = self.methods {
             argv.extend(["--methods".into(), methods.into()]);
         }
+        argv.extend(self.tools.then(|| "--tools".into()));
         argv
     }
 }
@@ -116,13 +124,23 @@ pub fn main(ctx: &Context, args: BenchArgs) -> Result<ExitCode> {
             if !compare(ctx, &args, unit, json.as_deref())? {
                 code = ExitCode::FAILURE;
             }
+        } else if args.tools {
+            let report =
+                tools::Report::new(Setup::new(unit), processors(&args, unit), lines(ctx, &args, args.kernel, unit)?)?;
+            println!("{}", report.table());
+            write_json(ctx, report.json()?, json.as_deref())?;
         } else {
             let report = measure(ctx, &args, args.kernel, unit)?;
             println!("{}", report.table());
-            write_json(ctx, &report, json.as_deref())?;
+            write_json(ctx, report.json()?, json.as_deref())?;
         }
     }
     Ok(code)
+}
+
+/// How many processors the guest has. What is counted in instructions is counted on one.
+fn processors(args: &BenchArgs, unit: Unit) -> u32 {
+    if args.tools && unit == Unit::Ns { tools::MOST_IN_FLIGHT } else { 1 }
 }
 
 /// Measures both kernels. False when ours makes upstream's methods cost something else.
@@ -131,8 +149,8 @@ fn compare(ctx: &Context, args: &BenchArgs, unit: Unit, json: Option<&Path>) -> 
     let patched = measure(ctx, args, Flavor::Patched, unit)?;
     let differences = report::differences(&upstream, &patched);
     println!("{}", report::comparison(&upstream, &patched, &differences));
-    write_json(ctx, &upstream, json.map(|path| beside(path, "upstream")).as_deref())?;
-    write_json(ctx, &patched, json)?;
+    write_json(ctx, upstream.json()?, json.map(|path| beside(path, "upstream")).as_deref())?;
+    write_json(ctx, patched.json()?, json)?;
     let beyond = report::beyond(&differences, TOLERANCE).len();
     if beyond > 0 {
         eprintln!("error: {beyond} medians of fork_exec and vfork_exec differ by more than {TOLERANCE} %");
@@ -141,9 +159,14 @@ fn compare(ctx: &Context, args: &BenchArgs, unit: Unit, json: Option<&Path>) -> 
 }
 
 fn measure(ctx: &Context, args: &BenchArgs, flavor: Flavor, unit: Unit) -> Result<Report> {
+    Report::new(Setup::new(unit), lines(ctx, args, flavor, unit)?)
+}
+
+/// What guest-bench says on this kernel.
+fn lines(ctx: &Context, args: &BenchArgs, flavor: Flavor, unit: Unit) -> Result<Vec<Line>> {
     let icount = unit == Unit::Instructions;
     let (kernel_image, module) = (args.kernel_image.clone(), args.module.clone());
-    let machine = Machine { kernel_image, module, smp: 1, mem: None };
+    let machine = Machine { kernel_image, module, smp: processors(args, unit), mem: None };
     let mut guest = machine.guest(ctx, flavor, "bench")?;
     guest.payload.copy(&programs::bench(ctx)?, Path::new(FOLDER).join("guest-bench").as_path())?;
     programs::add_children(ctx, &mut guest.payload)?;
@@ -170,12 +193,13 @@ fn measure(ctx: &Context, args: &BenchArgs, flavor: Flavor, unit: Unit) -> Resul
         let said = String::from_utf8_lossy(&complaints);
         bail!("the measurement came to nothing ({:?}); guest-bench said: {:?}", outcome.end, said.trim());
     }
-    let report = Report::new(Setup::new(unit), output.lines)?;
-    if has_templates && !args.compare_upstream && report.missing.iter().any(|method| method == SPAWN_TEMPLATE) {
+    let is_missing = |line: &Line| matches!(line, Line::Missing { method } if method == SPAWN_TEMPLATE);
+    if has_templates && !args.compare_upstream && output.lines.iter().any(is_missing) {
         bail!("the module is loaded, and yet the kernel says that it has no {SPAWN_TEMPLATE}");
     }
-    step.done(format!("{} results", report.samples.len()));
-    Ok(report)
+    let results = output.lines.iter().filter(|line| matches!(line, Line::Result(_) | Line::Tool(_)));
+    step.done(format!("{} results", results.count()));
+    Ok(output.lines)
 }
 
 /// Puts guest-bench's lines together and shows what it is doing.
@@ -200,9 +224,9 @@ impl Output {
     }
 }
 
-fn write_json(ctx: &Context, report: &Report, path: Option<&Path>) -> Result<()> {
+fn write_json(ctx: &Context, text: String, path: Option<&Path>) -> Result<()> {
     let Some(path) = path else { return Ok(()) };
-    write_file(path, report.json()?).context("the results are lost")?;
+    write_file(path, text).context("the results are lost")?;
     ctx.ui.note(format!("results as JSON: {}", path.display()));
     Ok(())
 }

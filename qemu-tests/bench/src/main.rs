@@ -8,6 +8,7 @@ mod mark;
 mod methods;
 mod parents;
 mod stats;
+mod tools;
 
 use std::error::Error;
 use std::process::{Command, ExitCode};
@@ -29,7 +30,8 @@ const WARM_UP_ROUNDS: usize = 3;
 const FEWEST_SAMPLES: usize = 7;
 
 const USAGE: &str = "usage: guest-bench [--children DIR] [--iterations N] [--budget NS] [--settle NS]
-                   [--methods NAME,...] [--parents NAME,...] [--programs NAME,...] [--symbols]";
+                   [--methods NAME,...] [--parents NAME,...] [--programs NAME,...] [--symbols]
+       guest-bench --tools [--iterations N] [--budget NS] [--settle NS]";
 
 struct Options {
     children: String,
@@ -47,6 +49,8 @@ struct Options {
     symbols: bool,
     /// Set in the process that is the parent: measure, with this parent only.
     worker: bool,
+    /// Measure short tools instead of the children.
+    tools: bool,
 }
 
 impl Options {
@@ -61,11 +65,13 @@ impl Options {
             programs: CHILDREN.to_vec(),
             symbols: false,
             worker: false,
+            tools: false,
         };
         while let Some(name) = arguments.next() {
             match name.as_str() {
                 "--worker" => options.worker = true,
                 "--symbols" => options.symbols = true,
+                "--tools" => options.tools = true,
                 _ => options.set(&name, arguments.next())?,
             }
         }
@@ -112,7 +118,11 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let result = if options.worker { measure_all(&options) } else { run_workers(&options, &arguments) };
+    let result = match (options.worker, options.tools) {
+        (true, _) => measure_all(&options),
+        (false, true) => tools::measure(&options).and_then(|()| describe_machine(&options)),
+        (false, false) => run_workers(&options, &arguments).and_then(|()| describe_machine(&options)),
+    };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -122,7 +132,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Measures each kind of parent in a process of its own, then describes the machine.
+/// Measures each kind of parent in a process of its own.
 fn run_workers(options: &Options, arguments: &[String]) -> Result<(), Box<dyn Error>> {
     // The parents get one and the same address-space layout in every run: where mappings fall decides how many page tables
     // fork copies, which is worth a per cent. Measured children get a random layout each, see measure_all().
@@ -138,6 +148,11 @@ fn run_workers(options: &Options, arguments: &[String]) -> Result<(), Box<dyn Er
             return Err(format!("measuring with parent {} failed ({status})", parent.name()).into());
         }
     }
+    Ok(())
+}
+
+/// Says what was measured on, and with `--symbols` where the kernel has what.
+fn describe_machine(options: &Options) -> Result<(), Box<dyn Error>> {
     print_line(json!({
         "type": "machine",
         "kernel": std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim(),

@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::tools::Tool;
+
 /// The rows of each block of the table, in order.
 pub const CHILDREN: [&str; 3] = ["libc-free", "static", "dynamic"];
 /// The blocks, in order, with a heading each.
@@ -31,7 +33,7 @@ pub enum Unit {
 
 impl Unit {
     /// What a thousand of it are called: the table's unit.
-    fn thousand(self) -> &'static str {
+    pub fn thousand(self) -> &'static str {
         match self {
             Unit::Instructions => "thousand guest instructions",
             Unit::Ns => "microseconds of wall time",
@@ -74,6 +76,8 @@ pub enum Line {
     },
     /// A finished measurement.
     Result(Sample),
+    /// A finished measurement of a short tool.
+    Tool(Tool),
     /// All calls for one child and parent, warm-up included, went through the system call: the template's fdinfo says
     /// so.
     Counted {
@@ -129,6 +133,13 @@ impl Setup {
         };
         Self { accel, cpu, unit }
     }
+
+    /// The same for people, with the number of processors.
+    pub fn described(&self, processors: u32, machine: &Machine) -> String {
+        let Setup { accel, cpu, unit } = self;
+        let icount = if *unit == Unit::Instructions { " -icount shift=0,sleep=off" } else { "" };
+        format!("-accel {accel}{icount} -cpu {cpu} -smp {processors} ({})", machine.cpu)
+    }
 }
 
 /// The outcome of one boot.
@@ -155,7 +166,7 @@ impl Report {
         let mut samples = Vec::new();
         for line in lines {
             match line {
-                Line::Progress { .. } => {}
+                Line::Progress { .. } | Line::Tool(_) => {}
                 Line::Result(sample) => samples.push(sample),
                 Line::Counted { spawns } => counted += spawns,
                 Line::Missing { method } if !missing.contains(&method) => missing.push(method),
@@ -207,7 +218,7 @@ impl Report {
         let _ =
             writeln!(text, "From the call that starts a program until it is reaped, {}", self.setup.unit.thousand());
         let _ = writeln!(text, "  kernel   {}", self.machine.kernel);
-        let _ = writeln!(text, "  machine  {}", self.described_setup());
+        let _ = writeln!(text, "  machine  {}", self.setup.described(1, &self.machine));
         let _ = writeln!(
             text,
             "  samples  up to {most} of each (fewer where one is dear), methods in random turns in one boot"
@@ -264,12 +275,6 @@ impl Report {
             _ => "-".into(),
         }
     }
-
-    fn described_setup(&self) -> String {
-        let Setup { accel, cpu, unit } = &self.setup;
-        let icount = if *unit == Unit::Instructions { " -icount shift=0,sleep=off" } else { "" };
-        format!("-accel {accel}{icount} -cpu {cpu} -smp 1 ({})", self.machine.cpu)
-    }
 }
 
 /// How much more or less the same method costs in `ours` than in `theirs`, in per cent of the latter.
@@ -316,7 +321,7 @@ pub fn comparison(theirs: &Report, ours: &Report, differences: &[Difference]) ->
     );
     let _ = writeln!(text, "  upstream {}", theirs.machine.kernel);
     let _ = writeln!(text, "  patched  {}", ours.machine.kernel);
-    let _ = writeln!(text, "  machine  {}\n", ours.described_setup());
+    let _ = writeln!(text, "  machine  {}\n", ours.setup.described(1, &ours.machine));
     let _ = writeln!(text, "parent    child      method           upstream      patched difference");
     for difference in differences {
         let Difference { parent, child, method, theirs, ours } = difference;
@@ -345,7 +350,7 @@ fn write_row<S: AsRef<str>>(text: &mut String, name: &str, cells: impl Iterator<
 }
 
 /// 1234567 as "1234.6".
-fn thousands(value: u64) -> String {
+pub fn thousands(value: u64) -> String {
     format!("{:.1}", value as f64 / 1000.0)
 }
 
