@@ -208,3 +208,24 @@ fn callers() -> impl Iterator<Item = &'static CStr> {
         Some(unsafe { CStr::from_ptr(variable) })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_that_are_set_again_take_no_more_room() -> Result<(), InvalidInput> {
+        let mut changes = Changes::default();
+        for value in ["1", "longer", "", "22"] {
+            changes.set("B".as_ref(), value.as_ref())?;
+            changes.set("AA".as_ref(), "first".as_ref())?;
+            changes.remove("C".as_ref());
+            changes.set("AA".as_ref(), value.as_ref())?;
+        }
+        let found: Vec<_> = changes.iter().collect();
+        let os = OsStr::new;
+        assert_eq!(found, [(os("AA"), Some(os("22"))), (os("B"), Some(os("22"))), (os("C"), None)]);
+        assert_eq!(changes.texts.len(), b"AA=22\0B=22\0C=\0".len());
+        Ok(())
+    }
+}
