@@ -210,13 +210,35 @@ fn check_build(
         built_before = false;
         let tree = plan.build_with(ctx, arguments, harmless)?;
         let compiled = overlay.files.keys().filter(|path| path.extension().is_some_and(|e| e == "c"));
-        let missing: Vec<_> = compiled.filter(|path| !tree.obj.join(path.with_extension("o")).exists()).collect();
+        let mut missing = Vec::new();
+        for path in compiled {
+            if !is_compiled(&tree.obj, path)? {
+                missing.push(path);
+            }
+        }
         if !missing.is_empty() {
             bail!("{missing:?} not compiled\n  next: add what they need to qemu-tests/kernel/check.config");
         }
         Ok(())
     })?;
     Ok(if built_before { "was built before".into() } else { format!("built in {}", duration(begun.elapsed())) })
+}
+
+/// Whether a C file takes part in a build, by itself or, as the scheduler's, included by another of its folder.
+fn is_compiled(obj: &Path, path: &Path) -> Result<bool> {
+    let object = obj.join(path.with_extension("o"));
+    if object.exists() {
+        return Ok(true);
+    }
+    let folder = object.parent().unwrap_or(obj);
+    let commands = walk(folder)?.into_iter().filter(|file| file.to_string_lossy().ends_with(".o.cmd"));
+    for command in commands {
+        // What make knows of the object: its command, and all files it was made of.
+        if read_file(&folder.join(command))?.contains(&*path.to_string_lossy()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The headers in which a patch only adds lines. It can break no file beside those it touches, except by taking a name
