@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::{Outcome, error_name, failed, refused};
+use crate::harness::{Outcome, error_name, failed, patience, refused};
 use crate::image::Image;
 use crate::os::{self, Status};
 use crate::template::{Folder, Open, Template, child, set_mode};
@@ -76,7 +76,8 @@ fn rewritten(parent: &str, replace: fn(&Folder, &str, &[u8]) -> io::Result<()>) 
                     result => result?,
                 }
                 replaced.fetch_add(1, Ordering::Relaxed);
-                thread::sleep(Duration::from_millis(u64::from(number) % 29));
+                // Long enough for a spawn now and then, whose pace is the kernel's.
+                thread::sleep(Duration::from_millis(u64::from(number) % 29) * patience(1));
             }
             Ok(())
         });
