@@ -179,15 +179,7 @@ fn lines(ctx: &Context, args: &BenchArgs, flavor: Flavor, unit: Unit) -> Result<
     step.progress("booting");
     let mut output = Output::default();
     let mut complaints = Vec::new();
-    let outcome = guest.run(
-        ctx,
-        &mut |bytes| output.take(bytes, &step),
-        &mut |bytes| {
-            complaints.extend_from_slice(bytes);
-            Ok(())
-        },
-        None,
-    )?;
+    let outcome = guest.run(ctx, &mut |bytes| output.take(bytes, &step), &mut qemu::keep(&mut complaints), None)?;
     if !outcome.is_clean() {
         outcome.explain();
         let said = String::from_utf8_lossy(&complaints);

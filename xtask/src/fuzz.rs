@@ -14,9 +14,6 @@ use crate::qemu::{End, FOLDER, Outcome};
 use crate::run::Machine;
 use crate::ui::Lines;
 
-/// How many times longer than on the other kernels a call may take on the debug kernel.
-const SLOWNESS: u32 = 10;
-
 /// What booting, counting and switching off may take beyond the calls.
 const MARGIN: Duration = Duration::from_secs(300);
 
@@ -88,9 +85,6 @@ pub fn run(
     ];
     for (name, value) in options.into_iter().chain(replay.map(|index| ("--replay", index))) {
         guest.argv.extend([name.into(), value.to_string()]);
-    }
-    if flavor == Flavor::Debug {
-        guest.env.insert("SPAWN_TEMPLATE_SLOW".into(), SLOWNESS.to_string());
     }
     guest.timeout = Duration::from_secs(amount.seconds) + MARGIN;
     let mut lines = Lines::default();

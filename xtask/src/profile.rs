@@ -23,7 +23,7 @@ use crate::cmd::{read_file, write_file};
 use crate::context::Context;
 use crate::kernel::Flavor;
 use crate::programs;
-use crate::qemu::{End, FOLDER, Plugin, memory_file};
+use crate::qemu::{self, End, FOLDER, Plugin, memory_file};
 use crate::run::Machine;
 use raw::Raw;
 use report::{Profile, Subject};
@@ -127,18 +127,7 @@ fn take(ctx: &Context, args: &ProfileArgs, method: &str) -> Result<Profile> {
 
     let step = ctx.ui.step(format!("profile {method} of the {} child", args.child));
     let (mut said, mut complaints) = (Vec::new(), Vec::new());
-    let outcome = guest.run(
-        ctx,
-        &mut |bytes| {
-            said.extend_from_slice(bytes);
-            Ok(())
-        },
-        &mut |bytes| {
-            complaints.extend_from_slice(bytes);
-            Ok(())
-        },
-        None,
-    )?;
+    let outcome = guest.run(ctx, &mut qemu::keep(&mut said), &mut qemu::keep(&mut complaints), None)?;
     if !outcome.is_clean() {
         outcome.explain();
         if let End::Qemu(_) = outcome.end {

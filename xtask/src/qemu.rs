@@ -201,6 +201,14 @@ enum Message {
 /// Takes the command's output, or the console's for a guest with a terminal.
 pub type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> io::Result<()>;
 
+/// A sink that keeps all it gets.
+pub fn keep(kept: &mut Vec<u8>) -> impl FnMut(&[u8]) -> io::Result<()> {
+    |bytes| {
+        kept.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
 /// What the guest with a terminal is fed from; see [`Guest::run`].
 pub type Input = Box<dyn FnOnce(std::process::ChildStdin) + Send>;
 

@@ -1,5 +1,6 @@
 //! `run`: one command in a guest.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,6 +12,9 @@ use crate::context::Context;
 use crate::kernel::{self, Flavor};
 use crate::qemu::{CopySpec, End, Guest, Outcome, Payload};
 use crate::{image, module, programs};
+
+/// How many times longer than on the other kernels a test or a call may take on the debug kernel.
+const SLOWNESS: u32 = 10;
 
 const STATUS_PANIC: u8 = 250;
 const STATUS_COMPLAINT: u8 = 251;
@@ -87,8 +91,12 @@ impl Machine {
                 (kernel.bzimage, module)
             }
         };
-        // What the debug kernel keeps beside each object takes as much room again.
-        let usual = if flavor == Flavor::Debug { "2G" } else { "1G" };
+        let (mut usual, mut env) = ("1G", BTreeMap::new());
+        if flavor == Flavor::Debug {
+            // What it keeps beside each object takes as much room again.
+            usual = "2G";
+            env.insert("SPAWN_TEMPLATE_SLOW".into(), SLOWNESS.to_string());
+        }
         Ok(Guest {
             name: name.to_owned(),
             kernel,
@@ -102,7 +110,7 @@ impl Machine {
             plugin: None,
             payload: Payload::default(),
             argv: Vec::new(),
-            env: Default::default(),
+            env,
             timeout: Duration::from_secs(600),
             terminal: None,
         })

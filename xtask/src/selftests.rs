@@ -17,7 +17,7 @@ use crate::cmd::{Cmd, read_file, remove, write_file};
 use crate::context::Context;
 use crate::kernel::Flavor;
 use crate::prereq;
-use crate::qemu::{End, FOLDER};
+use crate::qemu::{self, End, FOLDER};
 use crate::run::Machine;
 use crate::source;
 use ktap::Test;
@@ -149,10 +149,7 @@ fn run(ctx: &Context, args: &SelftestsArgs, flavor: Flavor, programs: &Path) -> 
             }
             std::io::Write::write_all(&mut log, bytes)
         },
-        &mut |bytes| {
-            complaints.extend_from_slice(bytes);
-            Ok(())
-        },
+        &mut qemu::keep(&mut complaints),
         None,
     )?;
     outcome.explain();

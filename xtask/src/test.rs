@@ -15,9 +15,6 @@ use crate::run::Machine;
 use crate::ui::Lines;
 use crate::{fuzz, module, programs};
 
-/// How many times longer than on the other kernels a test may take on the debug kernel.
-const SLOWNESS: u32 = 10;
-
 /// How long the tests may take in a guest, in seconds; and on the debug kernel.
 const TIMEOUT: u64 = 2700;
 const DEBUG_TIMEOUT: u64 = 5400;
@@ -329,7 +326,6 @@ fn prepared(ctx: &Context, args: &TestArgs, flavor: Flavor, name: &str) -> Resul
     guest.env.insert("SPAWN_TEMPLATE_REQUIRED".into(), "1".into());
     let mut usual = TIMEOUT;
     if flavor == Flavor::Debug {
-        guest.env.insert("SPAWN_TEMPLATE_SLOW".into(), SLOWNESS.to_string());
         usual = DEBUG_TIMEOUT;
     }
     if args.long {
