@@ -195,27 +195,30 @@ fn host(ctx: &Context, tally: &mut Tally) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let cargo = |arguments: &[&str]| Cmd::new(&cargo).args(arguments).dir(&ctx.root);
 
-    let lints: [(&str, &[&str]); 2] = [
+    let lints: [(&str, &[&str]); 3] = [
         ("fmt", &["fmt", "--all", "--check"]),
-        ("clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+        ("clippy", &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"]),
+        ("doc", &["doc", "--workspace", "--all-features", "--no-deps"]),
     ];
     for (name, arguments) in lints {
         // A toolchain need not have them.
-        if !cargo(&[name, "--version"]).succeeds() {
+        if name != "doc" && !cargo(&[name, "--version"]).succeeds() {
             tally.skip(&format!("user space: {name}"), "it is not installed");
             continue;
         }
         let step = ctx.ui.step(format!("check user space: {name}"));
-        let result = cargo(arguments)
-            .step(format!("cargo {name}"))
-            .run(ctx, &format!("test-{name}"), |line| step.progress(line.trim()));
+        let result = cargo(arguments).env("RUSTDOCFLAGS", "-D warnings").step(format!("cargo {name}")).run(
+            ctx,
+            &format!("test-{name}"),
+            |line| step.progress(line.trim()),
+        );
         step.done("");
         tally.count(&format!("user space: {name}"), result.map_err(|error| error.to_string()));
     }
 
     let step = ctx.ui.step("unit tests of user space");
     let mut units = Tally::default();
-    let result = cargo(&["test", "--workspace", "--no-fail-fast"])
+    let result = cargo(&["test", "--workspace", "--all-features", "--no-fail-fast"])
         .step("cargo test")
         .hint("the failed tests are named in the log")
         .run(ctx, "test-units", |line| {
