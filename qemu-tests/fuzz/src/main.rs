@@ -185,9 +185,9 @@ impl Run {
         Work { delay: self.delay(work), ..work }
     }
 
-    /// When a worker is cut off that begins with this call.
+    /// When a worker is cut off that begins with this call. Opening everything again takes as long as some dozen calls.
     fn delay(&self, work: Work) -> u64 {
-        Rng::new(self.settings.seed, 2 * WORKER_STREAMS + work.begin).below(30_000 * self.slow)
+        Rng::new(self.settings.seed, 2 * WORKER_STREAMS + work.begin).below(300_000 * self.slow)
     }
 
     /// Has workers make calls until `is_enough`, and waits for all of them and all that they have left.
