@@ -22,8 +22,8 @@ pub struct Holdings {
 const PAGES: [&str; 3] = ["nr_page_table_pages", "nr_kernel_stack", "nr_anon_pages"];
 
 /// Caches that say nothing: address ranges of kernel stacks are kept for a while after the stacks, by the hundred, and
-/// kmemleak has an object for each object that there is.
-const IGNORED: [&str; 2] = ["vmap_area", "kmemleak_object"];
+/// kmemleak has its own objects for each of them and for all others.
+const IGNORED: [&str; 3] = ["vmap_area", "kmemleak_object", "kmemleak_scan_area"];
 
 /// The caches in whose objects a process, a template or a spawn consists; a few more may be in use per processor.
 const OURS: [&str; 10] = [

@@ -67,8 +67,9 @@ fn growth(before: &Holdings, after: &Holdings, count: u64) -> Vec<String> {
         .slabs
         .iter()
         .map(|(name, &now)| (name, now.saturating_sub(before.slabs.get(name).copied().unwrap_or_default())))
-        // Address ranges of kernel stacks are kept for a while after the stacks are gone, by the hundred.
-        .filter(|&(name, more)| more > limit && name != "vmap_area")
+        // Address ranges of kernel stacks are kept for a while after the stacks are gone, by the hundred; kmemleak has
+        // an object for each.
+        .filter(|&(name, more)| more > limit && !["vmap_area", "kmemleak_scan_area"].contains(&name.as_str()))
         .map(|(name, more)| format!("{more} objects of {name}"))
         .collect();
     for (what, was, is) in [("open files", before.files, after.files), ("processes", before.processes, after.processes)]
