@@ -93,11 +93,11 @@ pub struct Mood {
 /// Makes a call in the memory of `arena`, which is reset.
 pub fn generate(rng: &mut Rng, arena: &mut Arena, world: &World) -> Call {
     arena.reset();
-    // Programs that start cost the most; about one call in six does that.
+    // Programs that start cost the most; about one call in eight does that.
     let mood = match rng.below(100) {
-        0..6 => Mood::default(),
-        6..14 => Mood { child: 25, ..Mood::default() },
-        14..40 => Mood { fields: 40, child: 10, arguments: 1 },
+        0..4 => Mood::default(),
+        4..9 => Mood { child: 25, ..Mood::default() },
+        9..35 => Mood { fields: 40, child: 10, arguments: 1 },
         _ => Mood { arguments: 25, fields: 2, child: 5 },
     };
     let creates = rng.percent(20);

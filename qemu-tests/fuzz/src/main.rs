@@ -97,7 +97,12 @@ fn run(options: Options) -> Result<(), String> {
     sys::block_sigchld(true).map_err(failed("cannot block SIGCHLD"))?;
     let shared: &'static Shared = sys::shared().map_err(failed("no shared memory"))?;
     world::prepare().map_err(failed("cannot prepare the scratch folder"))?;
-    let settings = Settings { seed: options.seed, patience: PATIENCE * slow, verbose: options.replay.is_some() };
+    let settings = Settings {
+        seed: options.seed,
+        patience: PATIENCE * slow,
+        pause: Duration::from_millis(2 * slow),
+        verbose: options.replay.is_some(),
+    };
     let mut run = Run { options, settings, slow, shared, begun: Instant::now(), batch: 0, rest: VecDeque::new() };
 
     if let Some(index) = options.replay {
@@ -205,7 +210,8 @@ impl Run {
                     Err(error) => return Err(format!("cannot start a worker: {error}")),
                 }
             }
-            sys::wait_for_sigchld(if workers.iter().any(|worker| worker.work.kind == Kind::Killed) { 2 } else { 50 });
+            let has_victim = workers.iter().any(|worker| worker.work.kind == Kind::Killed);
+            sys::wait_for_sigchld(if has_victim { 2 * self.slow } else { 50 });
             if let Err(reason) = self.reap(&mut workers).and_then(|()| self.watch(&mut workers)) {
                 break Err(reason);
             }

@@ -45,6 +45,8 @@ pub struct Settings {
     pub seed: u64,
     /// How many seconds a child may take to end.
     pub patience: u64,
+    /// How long a template is left alone that comes and goes.
+    pub pause: Duration,
     /// Whether to show each call.
     pub verbose: bool,
 }
@@ -78,7 +80,7 @@ fn run(settings: Settings, work: Work, number: usize, slot: &Slot, totals: &Tota
     become_worker(work.kind).map_err(|error| format!("cannot become a worker: {error}"))?;
     let before = sys::lowest_free().map_err(|error| error.to_string())?;
     let world = World::new(work.kind, number).map_err(|error| format!("cannot open everything: {error}"))?;
-    let Settings { seed, patience, verbose } = settings;
+    let Settings { seed, patience, pause, verbose } = settings;
     let caller = Caller { world: &world, totals, patience, verbose };
     slot.is_ready.store(1, Relaxed);
     let is_over = AtomicBool::new(false);
@@ -87,7 +89,7 @@ fn run(settings: Settings, work: Work, number: usize, slot: &Slot, totals: &Tota
             let disturber = scope.spawn(|| {
                 while !is_over.load(Relaxed) {
                     world.disturb().map_err(|error| format!("cannot make a template again: {error}"))?;
-                    thread::sleep(Duration::from_millis(2));
+                    thread::sleep(pause);
                 }
                 Ok::<(), String>(())
             });
