@@ -6,7 +6,7 @@
 use std::fs;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::thread;
 use std::time::Duration;
 
@@ -99,9 +99,11 @@ fn child_is_there() -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until another process has a child.
-fn has_child(pid: i32) -> io::Result<()> {
+/// Waits until a child of this process has a child itself.
+fn has_child(pid: i32) -> Outcome {
+    let pidfd = os::pidfd_open(pid)?;
     loop {
+        ensure!(!os::readable(pidfd.as_raw_fd(), 0)?, "process {pid} has ended before it had a child");
         for task in fs::read_dir(format!("/proc/{pid}/task"))? {
             // The thread may be gone again.
             let text = fs::read_to_string(task?.path().join("children")).unwrap_or_default();
