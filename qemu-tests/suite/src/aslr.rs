@@ -3,17 +3,28 @@
 use std::collections::BTreeSet;
 
 use crate::harness::{Checks, Outcome};
-use crate::template::Template;
+use crate::os;
+use crate::template::{Folder, Template, child, set_mode};
 use crate::{same, tests};
 
-tests!("aslr": dynamic_program, static_program, random_bytes);
+tests!("aslr": dynamic_program, static_program, random_bytes, setuid_program_of_a_caller_without);
 
 /// How many children are compared. The break has the least entropy, 18 bits: two agree by chance once in 17 000 runs.
 const CHILDREN: usize = 6;
 
+/// Where everything lies in a program that is position independent.
+const DYNAMIC: [&str; 6] = [
+    "own.address.stack",
+    "own.address.execfn",
+    "own.address.exe",
+    "own.address.interpreter",
+    "own.address.vdso",
+    "own.address.brk",
+];
+
 /// Starts `program` some times and wants all values of each of these keys to differ.
 fn all_differ(program: &str, keys: &[&str]) -> Outcome {
-    let template = Template::child(program)?;
+    let template = Template::path(program)?;
     let mut shows = Vec::new();
     for _ in 0..CHILDREN {
         shows.push(template.spawn().show()?);
@@ -29,14 +40,13 @@ fn all_differ(program: &str, keys: &[&str]) -> Outcome {
 }
 
 fn dynamic_program() -> Outcome {
-    let keys = ["stack", "execfn", "exe", "interpreter", "vdso", "brk"].map(|key| format!("own.address.{key}"));
-    all_differ("report", &keys.each_ref().map(String::as_str))
+    all_differ(&child("report"), &DYNAMIC)
 }
 
 /// An ET_EXEC lies where it was linked; its stack, break and vDSO do not.
 fn static_program() -> Outcome {
-    let keys = ["stack", "execfn", "vdso", "brk"].map(|key| format!("own.address.{key}"));
-    all_differ("report-static", &keys.each_ref().map(String::as_str))?;
+    let keys = ["own.address.stack", "own.address.execfn", "own.address.vdso", "own.address.brk"];
+    all_differ(&child("report-static"), &keys)?;
     let template = Template::child("report-static")?;
     let exe = || -> Outcome<String> { Ok(template.spawn().show()?.get("own.address.exe").to_owned()) };
     same!(exe()?, exe()?, "where an ET_EXEC lies");
@@ -45,5 +55,17 @@ fn static_program() -> Outcome {
 
 /// AT_RANDOM's bytes.
 fn random_bytes() -> Outcome {
-    all_differ("report", &["own.random"])
+    all_differ(&child("report"), &["own.random"])
+}
+
+/// Who switches randomization off does so for his own programs, not for those that gain privileges.
+fn setuid_program_of_a_caller_without() -> Outcome {
+    let folder = Folder::new("/var/tmp", "aslr")?;
+    set_mode(folder.path(), 0o755)?;
+    let path = folder.copy("report")?;
+    set_mode(&path, 0o4755)?;
+    os::become_user(12345)?;
+    // SAFETY: personality() takes a number.
+    unsafe { libc::personality(libc::ADDR_NO_RANDOMIZE as libc::c_ulong) };
+    all_differ(&path, &DYNAMIC)
 }
