@@ -90,7 +90,7 @@ impl Options {
             "--settle" => self.settle = Duration::from_nanos(number(&value)?),
             "--methods" => self.methods = named(&value, &Method::ALL, Method::name)?,
             "--programs" => self.programs = named(&value, &CHILDREN, |child| child.0)?,
-            "--parents" => self.parents = named(&value, &Parent::ALL, Parent::name)?,
+            "--parents" => self.parents = value.split(',').map(parent).collect::<Result<_, _>>()?,
             _ => return Err(format!("{name}: no such option")),
         }
         Ok(())
@@ -99,6 +99,10 @@ impl Options {
 
 fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| format!("{text}: not a number"))
+}
+
+fn parent(name: &str) -> Result<Parent, String> {
+    Parent::named(name).ok_or_else(|| format!("{name}: no such name"))
 }
 
 /// The members of `all` that the comma-separated `list` names, in the order of `all`.
@@ -141,7 +145,7 @@ fn run_workers(options: &Options, arguments: &[String]) -> Result<(), Box<dyn Er
     for parent in &options.parents {
         let status = Command::new("/proc/self/exe")
             .args(arguments)
-            .args(["--parents", parent.name(), "--worker"])
+            .args(["--parents", &parent.name(), "--worker"])
             .env_clear()
             .status()?;
         if !status.success() {
@@ -307,13 +311,19 @@ mod tests {
         let options = parse(&["--parents", "small,fds10k", "--parents", "fds10k", "--worker"]).unwrap();
         assert_eq!(options.parents, [Parent::Fds10k]);
         assert!(options.worker);
+        assert_eq!(parse(&["--parents", "touched64m"]).unwrap().parents, [Parent::Touched(64)]);
     }
 
     #[test]
     fn wrong_options_are_refused() {
-        for wrong in
-            [&["--methods", "spawn"][..], &["--iterations", "0"], &["--iterations", "x"], &["--budget"], &["-x", "1"]]
-        {
+        for wrong in [
+            &["--methods", "spawn"][..],
+            &["--iterations", "0"],
+            &["--iterations", "x"],
+            &["--budget"],
+            &["-x", "1"],
+            &["--parents", "touched"],
+        ] {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }
     }

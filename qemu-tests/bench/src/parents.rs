@@ -18,26 +18,37 @@ pub enum Parent {
     Vmas10k,
     /// 10 000 open files, close-on-exec, so that the child is the same with every method.
     Fds10k,
+    /// As many MiB of anonymous memory, every page written, in small pages: a point of the curve over the parent's size.
+    Touched(u16),
 }
 
 impl Parent {
-    /// All of them, in the order of the table.
+    /// Those of the table, in its order.
     pub const ALL: [Parent; 4] = [Parent::Small, Parent::Rss256m, Parent::Vmas10k, Parent::Fds10k];
 
     /// The name used on the command line and in results.
-    pub fn name(self) -> &'static str {
+    pub fn name(self) -> String {
         match self {
-            Parent::Small => "small",
-            Parent::Rss256m => "rss256m",
-            Parent::Vmas10k => "vmas10k",
-            Parent::Fds10k => "fds10k",
+            Parent::Small => "small".into(),
+            Parent::Rss256m => "rss256m".into(),
+            Parent::Vmas10k => "vmas10k".into(),
+            Parent::Fds10k => "fds10k".into(),
+            Parent::Touched(mib) => format!("touched{mib}m"),
         }
+    }
+
+    /// The parent of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        let touched = || name.strip_prefix("touched")?.strip_suffix('m')?.parse().ok().map(Parent::Touched);
+        Self::ALL.into_iter().find(|parent| parent.name() == name).or_else(touched)
     }
 
     /// Makes the calling process such a parent, for the rest of its life.
     pub fn become_it(self) -> io::Result<()> {
         match self {
             Parent::Small => Ok(()),
+            Parent::Touched(0) => Ok(()),
+            Parent::Touched(mib) => touch_memory(usize::from(mib) << 20),
             Parent::Rss256m => touch_memory(256 << 20),
             Parent::Vmas10k => make_mappings(10_000),
             Parent::Fds10k => open_files(10_000),
@@ -109,6 +120,16 @@ fn open_files(count: u32) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parents_have_names() {
+        for parent in Parent::ALL.into_iter().chain([Parent::Touched(0), Parent::Touched(1024)]) {
+            assert_eq!(Parent::named(&parent.name()), Some(parent));
+        }
+        for wrong in ["", "touched", "touchedm", "touched-1m", "touched64"] {
+            assert_eq!(Parent::named(wrong), None);
+        }
+    }
 
     #[test]
     fn mappings_do_not_merge() {
