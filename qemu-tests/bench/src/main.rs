@@ -7,6 +7,7 @@
 mod mark;
 mod methods;
 mod parents;
+mod scaling;
 mod stats;
 mod tools;
 
@@ -31,7 +32,21 @@ const FEWEST_SAMPLES: usize = 7;
 
 const USAGE: &str = "usage: guest-bench [--children DIR] [--iterations N] [--budget NS] [--settle NS]
                    [--methods NAME,...] [--parents NAME,...] [--programs NAME,...] [--symbols]
-       guest-bench --tools [--iterations N] [--budget NS] [--settle NS]";
+       guest-bench --tools [--iterations N] [--budget NS] [--settle NS]
+       guest-bench --scaling [--children DIR] [--programs NAME,...] [--iterations N] [--budget NS] [--settle NS]";
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// Every method with every parent and child.
+    Latency,
+    /// The same with one parent, by the process that is the parent.
+    Worker,
+    /// Short tools instead of the children.
+    Tools,
+    /// Several callers at a time.
+    Scaling,
+}
 
 struct Options {
     children: String,
@@ -47,10 +62,7 @@ struct Options {
     programs: Vec<(&'static str, &'static str)>,
     /// Name the kernel's functions and where they are, last.
     symbols: bool,
-    /// Set in the process that is the parent: measure, with this parent only.
-    worker: bool,
-    /// Measure short tools instead of the children.
-    tools: bool,
+    mode: Mode,
 }
 
 impl Options {
@@ -64,14 +76,14 @@ impl Options {
             parents: Parent::ALL.to_vec(),
             programs: CHILDREN.to_vec(),
             symbols: false,
-            worker: false,
-            tools: false,
+            mode: Mode::Latency,
         };
         while let Some(name) = arguments.next() {
             match name.as_str() {
-                "--worker" => options.worker = true,
                 "--symbols" => options.symbols = true,
-                "--tools" => options.tools = true,
+                "--worker" => options.mode = Mode::Worker,
+                "--tools" => options.mode = Mode::Tools,
+                "--scaling" => options.mode = Mode::Scaling,
                 _ => options.set(&name, arguments.next())?,
             }
         }
@@ -122,10 +134,11 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let result = match (options.worker, options.tools) {
-        (true, _) => measure_all(&options),
-        (false, true) => tools::measure(&options).and_then(|()| describe_machine(&options)),
-        (false, false) => run_workers(&options, &arguments).and_then(|()| describe_machine(&options)),
+    let result = match options.mode {
+        Mode::Worker => measure_all(&options),
+        Mode::Tools => tools::measure(&options).and_then(|()| describe_machine(&options)),
+        Mode::Scaling => scaling::measure(&options).and_then(|()| describe_machine(&options)),
+        Mode::Latency => run_workers(&options, &arguments).and_then(|()| describe_machine(&options)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -306,11 +319,11 @@ mod tests {
         assert_eq!(options.programs, CHILDREN);
         assert_eq!(parse(&["--programs", "static"]).unwrap().programs, [("static", "static0")]);
         assert_eq!(options.iterations, 9);
-        assert!(!options.worker);
+        assert_eq!(options.mode, Mode::Latency);
         // The main process appends these to its own arguments.
         let options = parse(&["--parents", "small,fds10k", "--parents", "fds10k", "--worker"]).unwrap();
         assert_eq!(options.parents, [Parent::Fds10k]);
-        assert!(options.worker);
+        assert_eq!(options.mode, Mode::Worker);
         assert_eq!(parse(&["--parents", "touched64m"]).unwrap().parents, [Parent::Touched(64)]);
     }
 
