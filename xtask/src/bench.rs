@@ -1,6 +1,9 @@
-//! `bench`: the latency table, and that of short tools.
+//! `bench`: the latency table, that of short tools, and that of several callers.
 
+pub mod document;
+mod plan;
 pub mod report;
+pub mod scaling;
 mod tools;
 
 use std::io;
@@ -15,9 +18,10 @@ use crate::context::{Accel, Context};
 use crate::kernel::Flavor;
 use crate::programs;
 use crate::qemu::{self, FOLDER};
-use crate::run::Machine;
 use crate::ui::Step;
-use report::{Line, Report, SPAWN_TEMPLATE, Setup, Unit};
+use document::Document;
+use plan::{Plan, Subject};
+use report::{Line, Machine, Report, SPAWN_TEMPLATE, Setup, Unit};
 
 /// How far fork+exec and vfork+exec on the patched kernel may be from upstream's, in per cent.
 const TOLERANCE: f64 = 1.0;
@@ -49,52 +53,16 @@ pub struct BenchArgs {
     /// by sh -c, from one runtime with 1 and with 4 calls in flight; std's Command, posix_spawn and the crate
     #[arg(long, conflicts_with = "compare_upstream")]
     tools: bool,
+    /// Instead of what one start costs: what 1, 2 and 4 threads that start programs at the same time come to, with
+    /// posix_spawn, with one template and with one each; in instructions, and in spawns per second on two processors
+    #[arg(long, conflicts_with_all = ["compare_upstream", "tools"])]
+    scaling: bool,
     /// Boot this kernel image instead of building one
     #[arg(long, value_name = "PATH", hide = true, conflicts_with = "compare_upstream")]
     kernel_image: Option<PathBuf>,
     /// The module for --kernel-image
     #[arg(long, value_name = "PATH", hide = true, requires = "kernel_image")]
     module: Option<PathBuf>,
-}
-
-/// What is measured, and for how long.
-struct Plan {
-    methods: Option<&'static str>,
-    iterations: u32,
-    /// What the samples of one method with one child and one parent may cost together, in the unit of the results.
-    budget: u64,
-    /// Short tools instead of children.
-    tools: bool,
-}
-
-impl Plan {
-    fn new(args: &BenchArgs, unit: Unit) -> Self {
-        // Instructions hardly vary, wall time does.
-        let (iterations, budget) = match (unit, args.quick) {
-            (Unit::Instructions, false) => (100, 120_000_000),
-            (Unit::Instructions, true) => (15, 20_000_000),
-            (Unit::Ns, false) => (500, 600_000_000),
-            (Unit::Ns, true) => (50, 60_000_000),
-        };
-        // With templates out of the way there is time for more.
-        let iterations = if args.compare_upstream { iterations * 2 } else { iterations };
-        // Whoever asks for a number gets it, however long it takes.
-        let budget = if args.iterations.is_some() { u64::MAX } else { budget };
-        let methods = args.compare_upstream.then_some("fork_exec,vfork_exec,posix_spawn,clone3");
-        Self { methods, iterations: args.iterations.unwrap_or(iterations), budget, tools: args.tools }
-    }
-
-    fn argv(&self) -> Vec<String> {
-        let mut argv = vec![format!("{FOLDER}/guest-bench")];
-        argv.extend(["--iterations".into(), self.iterations.to_string()]);
-        argv.extend(["--budget".into(), self.budget.to_string()]);
-        argv.extend(["--settle".into(), SETTLE.as_nanos().to_string()]);
-        if let Some(methods) = self.methods {
-            argv.extend(["--methods".into(), methods.into()]);
-        }
-        argv.extend(self.tools.then(|| "--tools".into()));
-        argv
-    }
 }
 
 /// `bench`
@@ -116,6 +84,9 @@ pub fn main(ctx: &Context, args: BenchArgs) -> Result<ExitCode> {
         Accel::Kvm if ctx.accel.is_some() => &[Unit::Ns],
         Accel::Kvm => &[Unit::Instructions, Unit::Ns],
     };
+    if args.scaling {
+        return several_callers(ctx, &args, accel);
+    }
     let mut code = ExitCode::SUCCESS;
     for (index, &unit) in units.iter().enumerate() {
         let variant = if index + 1 == units.len() { None } else { Some("instructions") };
@@ -125,8 +96,8 @@ pub fn main(ctx: &Context, args: BenchArgs) -> Result<ExitCode> {
                 code = ExitCode::FAILURE;
             }
         } else if args.tools {
-            let report =
-                tools::Report::new(Setup::new(unit), processors(&args, unit), lines(ctx, &args, args.kernel, unit)?)?;
+            let lines = lines(ctx, &args, args.kernel, unit, Subject::Tools)?;
+            let report = tools::Report::new(Setup::new(unit), Subject::Tools.processors(unit), lines)?;
             println!("{}", report.table());
             write_json(ctx, report.json()?, json.as_deref())?;
         } else {
@@ -138,9 +109,32 @@ pub fn main(ctx: &Context, args: BenchArgs) -> Result<ExitCode> {
     Ok(code)
 }
 
-/// How many processors the guest has. What is counted in instructions is counted on one.
-fn processors(args: &BenchArgs, unit: Unit) -> u32 {
-    if args.tools && unit == Unit::Ns { tools::MOST_IN_FLIGHT } else { 1 }
+/// `bench --scaling`
+fn several_callers(ctx: &Context, args: &BenchArgs, accel: Accel) -> Result<ExitCode> {
+    let (scaling, machine) = scaling_blocks(ctx, args, accel)?;
+    for block in &scaling {
+        println!("{}", block.table());
+    }
+    let Setup { accel, unit, .. } = Setup::new(scaling.first().map_or(Unit::Instructions, |block| block.unit));
+    let (kernel, accel) = (machine.kernel.clone(), accel.to_owned());
+    let document = Document { kernel, accel, unit, results: Vec::new(), machine: Some(machine), scaling };
+    write_json(ctx, document.json()?, args.json.as_deref())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Measures several callers: in instructions, unless the person insists on KVM, and in wall time, with KVM or without.
+fn scaling_blocks(ctx: &Context, args: &BenchArgs, accel: Accel) -> Result<(Vec<scaling::Block>, Machine)> {
+    let kvm = accel == Accel::Kvm;
+    let units: &[Unit] = if kvm && ctx.accel.is_some() { &[Unit::Ns] } else { &[Unit::Instructions, Unit::Ns] };
+    let (mut blocks, mut machine) = (Vec::new(), None);
+    for &unit in units {
+        let lines = lines(ctx, args, args.kernel, unit, Subject::Scaling)?;
+        let setup = scaling::setup(unit, kvm);
+        let (block, found) = scaling::Block::new(&setup, Subject::Scaling.processors(unit), lines)?;
+        blocks.push(block);
+        machine = machine.or(Some(found));
+    }
+    Ok((blocks, machine.context("nothing was measured")?))
 }
 
 /// Measures both kernels. False when ours makes upstream's methods cost something else.
@@ -159,23 +153,22 @@ fn compare(ctx: &Context, args: &BenchArgs, unit: Unit, json: Option<&Path>) -> 
 }
 
 fn measure(ctx: &Context, args: &BenchArgs, flavor: Flavor, unit: Unit) -> Result<Report> {
-    Report::new(Setup::new(unit), lines(ctx, args, flavor, unit)?)
+    Report::new(Setup::new(unit), lines(ctx, args, flavor, unit, Subject::Latency)?)
 }
 
 /// What guest-bench says on this kernel.
-fn lines(ctx: &Context, args: &BenchArgs, flavor: Flavor, unit: Unit) -> Result<Vec<Line>> {
+fn lines(ctx: &Context, args: &BenchArgs, flavor: Flavor, unit: Unit, subject: Subject) -> Result<Vec<Line>> {
     let icount = unit == Unit::Instructions;
-    let (kernel_image, module) = (args.kernel_image.clone(), args.module.clone());
-    let machine = Machine { kernel_image, module, smp: processors(args, unit), mem: None };
-    let mut guest = machine.guest(ctx, flavor, "bench")?;
+    let plan = Plan::new(args, unit, subject);
+    let mut guest = plan.machine(args, unit).guest(ctx, flavor, "bench")?;
     guest.payload.copy(&programs::bench(ctx)?, Path::new(FOLDER).join("guest-bench").as_path())?;
     programs::add_children(ctx, &mut guest.payload)?;
     guest.icount = icount;
-    guest.argv = Plan::new(args, unit).argv();
+    guest.argv = plan.argv();
     guest.timeout = Duration::from_secs(1800);
 
     let has_templates = guest.module.is_some();
-    let step = ctx.ui.step(format!("measure on the {} kernel", flavor.name()));
+    let step = ctx.ui.step(format!("measure {} on the {} kernel", subject.name(), flavor.name()));
     step.progress("booting");
     let mut output = Output::default();
     let mut complaints = Vec::new();
@@ -189,7 +182,7 @@ fn lines(ctx: &Context, args: &BenchArgs, flavor: Flavor, unit: Unit) -> Result<
     if has_templates && !args.compare_upstream && output.lines.iter().any(is_missing) {
         bail!("the module is loaded, and yet the kernel says that it has no {SPAWN_TEMPLATE}");
     }
-    let results = output.lines.iter().filter(|line| matches!(line, Line::Result(_) | Line::Tool(_)));
+    let results = output.lines.iter().filter(|line| matches!(line, Line::Result(_) | Line::Tool(_) | Line::Scaling(_)));
     step.done(format!("{} results", results.count()));
     Ok(output.lines)
 }

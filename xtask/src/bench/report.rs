@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::document::Document;
+use super::scaling::Scaling;
 use super::tools::Tool;
 
 /// The rows of each block of the table, in order.
@@ -22,7 +24,7 @@ pub const METHODS: [&str; 5] = ["fork_exec", "vfork_exec", "posix_spawn", "clone
 pub const SPAWN_TEMPLATE: &str = "spawn_template";
 
 /// What the figures count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unit {
     /// Guest instructions.
@@ -59,7 +61,7 @@ pub struct Sample {
     /// Nine tenths of the samples are not above this.
     pub p90: u64,
     /// The mean of the samples without the lowest and the highest tenth, for comparisons between boots.
-    #[serde(skip_serializing)]
+    #[serde(default, skip_serializing)]
     pub typical: u64,
 }
 
@@ -78,6 +80,8 @@ pub enum Line {
     Result(Sample),
     /// A finished measurement of a short tool.
     Tool(Tool),
+    /// A finished measurement of several callers.
+    Scaling(Scaling),
     /// All calls for one child and parent, warm-up included, went through the system call: the template's fdinfo says
     /// so.
     Counted {
@@ -94,7 +98,7 @@ pub enum Line {
 }
 
 /// The guest as it sees itself.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     /// The kernel's release.
     pub kernel: String,
@@ -166,7 +170,7 @@ impl Report {
         let mut samples = Vec::new();
         for line in lines {
             match line {
-                Line::Progress { .. } | Line::Tool(_) => {}
+                Line::Progress { .. } | Line::Tool(_) | Line::Scaling(_) => {}
                 Line::Result(sample) => samples.push(sample),
                 Line::Counted { spawns } => counted += spawns,
                 Line::Missing { method } if !missing.contains(&method) => missing.push(method),
@@ -184,23 +188,20 @@ impl Report {
     }
 
     /// The results for programs.
-    pub fn json(&self) -> Result<String> {
-        #[derive(Serialize)]
-        struct Document<'a> {
-            kernel: &'a str,
-            accel: &'a str,
-            unit: Unit,
-            results: &'a [Sample],
-        }
-        let document = Document {
-            kernel: &self.machine.kernel,
-            accel: self.setup.accel,
+    pub fn document(&self) -> Document {
+        Document {
+            kernel: self.machine.kernel.clone(),
+            accel: self.setup.accel.to_owned(),
             unit: self.setup.unit,
-            results: &self.samples,
-        };
-        let mut text = serde_json::to_string_pretty(&document)?;
-        text.push('\n');
-        Ok(text)
+            results: self.samples.clone(),
+            machine: None,
+            scaling: Vec::new(),
+        }
+    }
+
+    /// The same as a file's content.
+    pub fn json(&self) -> Result<String> {
+        self.document().json()
     }
 
     /// The results for people.
