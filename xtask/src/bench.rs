@@ -1,9 +1,10 @@
-//! `bench`: the latency table, that of short tools, and that of several callers.
+//! `bench`: the latency table, that of short tools, that of several callers, and all but the tools on one page.
 
 pub mod document;
 mod plan;
 pub mod report;
 pub mod scaling;
+pub mod sizes;
 mod tools;
 
 use std::io;
@@ -13,9 +14,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::cmd::write_file;
+use crate::cmd::{create_dir, read_file, write_file};
 use crate::context::{Accel, Context};
 use crate::kernel::Flavor;
+use crate::page;
 use crate::programs;
 use crate::qemu::{self, FOLDER};
 use crate::ui::Step;
@@ -57,6 +59,13 @@ pub struct BenchArgs {
     /// posix_spawn, with one template and with one each; in instructions, and in spawns per second on two processors
     #[arg(long, conflicts_with_all = ["compare_upstream", "tools"])]
     scaling: bool,
+    /// Measure the latencies, what they are over the caller's memory, and several callers, and write DIR/index.html, one
+    /// page with tables and plots, and DIR/bench.json
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["compare_upstream", "tools", "scaling"])]
+    report: Option<PathBuf>,
+    /// Do not measure: draw the page from what an earlier run wrote to FILE
+    #[arg(long, value_name = "FILE", requires = "report", conflicts_with_all = ["json", "kernel", "iterations", "quick"])]
+    from: Option<PathBuf>,
     /// Boot this kernel image instead of building one
     #[arg(long, value_name = "PATH", hide = true, conflicts_with = "compare_upstream")]
     kernel_image: Option<PathBuf>,
@@ -72,10 +81,14 @@ pub fn main(ctx: &Context, args: BenchArgs) -> Result<ExitCode> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         ensure!(folder.is_none_or(Path::is_dir), "there is no folder for {}", path.display());
     }
+    if let (Some(folder), Some(file)) = (&args.report, &args.from) {
+        let document = Document::read(file)?;
+        return draw(ctx, folder, &document, page::Optimisations::read(ctx)?.as_ref(), read_file(file)?);
+    }
     let (accel, why) = qemu::accelerator(ctx)?;
     ctx.ui.note(match accel {
         Accel::Tcg => format!("no KVM ({why}): counting guest instructions"),
-        Accel::Kvm if ctx.accel.is_some() => format!("KVM ({why}): measuring wall time"),
+        Accel::Kvm if ctx.accel.is_some() || args.report.is_some() => format!("KVM ({why}): measuring wall time"),
         Accel::Kvm => format!("KVM ({why}): counting guest instructions without it, then measuring wall time with it"),
     });
     // The last one is the one that --json asks for.
@@ -86,6 +99,9 @@ pub fn main(ctx: &Context, args: BenchArgs) -> Result<ExitCode> {
     };
     if args.scaling {
         return several_callers(ctx, &args, accel);
+    }
+    if let Some(folder) = &args.report {
+        return everything(ctx, &args, accel, folder);
     }
     let mut code = ExitCode::SUCCESS;
     for (index, &unit) in units.iter().enumerate() {
@@ -117,7 +133,8 @@ fn several_callers(ctx: &Context, args: &BenchArgs, accel: Accel) -> Result<Exit
     }
     let Setup { accel, unit, .. } = Setup::new(scaling.first().map_or(Unit::Instructions, |block| block.unit));
     let (kernel, accel) = (machine.kernel.clone(), accel.to_owned());
-    let document = Document { kernel, accel, unit, results: Vec::new(), machine: Some(machine), scaling };
+    let document =
+        Document { kernel, accel, unit, results: Vec::new(), machine: Some(machine), sizes: Vec::new(), scaling };
     write_json(ctx, document.json()?, args.json.as_deref())?;
     Ok(ExitCode::SUCCESS)
 }
@@ -135,6 +152,43 @@ fn scaling_blocks(ctx: &Context, args: &BenchArgs, accel: Accel) -> Result<(Vec<
         machine = machine.or(Some(found));
     }
     Ok((blocks, machine.context("nothing was measured")?))
+}
+
+/// `bench --report`
+fn everything(ctx: &Context, args: &BenchArgs, accel: Accel, folder: &Path) -> Result<ExitCode> {
+    // Before minutes pass: can the page be drawn and written?
+    let optimisations = page::Optimisations::read(ctx)?;
+    create_dir(folder)?;
+    let unit = if accel == Accel::Kvm { Unit::Ns } else { Unit::Instructions };
+    let report = measure(ctx, args, args.kernel, unit)?;
+    println!("{}", report.table());
+    let sized = Report::new(Setup::new(unit), lines(ctx, args, args.kernel, unit, Subject::Sizes)?)?;
+    let sizes: Vec<_> = sized.samples.iter().filter_map(sizes::Size::new).collect();
+    println!("{}", sizes::table(&sizes, unit.thousand()));
+    let (scaling, _) = scaling_blocks(ctx, args, accel)?;
+    for block in &scaling {
+        println!("{}", block.table());
+    }
+    let document = Document { machine: Some(report.machine.clone()), sizes, scaling, ..report.document() };
+    let json = document.json()?;
+    write_json(ctx, json.clone(), args.json.as_deref())?;
+    draw(ctx, folder, &document, optimisations.as_ref(), json)
+}
+
+/// Writes the page, and the figures that it was drawn from beside it.
+fn draw(
+    ctx: &Context,
+    folder: &Path,
+    document: &Document,
+    optimisations: Option<&page::Optimisations>,
+    json: String,
+) -> Result<ExitCode> {
+    create_dir(folder)?;
+    let path = folder.join("index.html");
+    write_file(&path, page::html(document, optimisations))?;
+    write_file(&folder.join("bench.json"), json)?;
+    ctx.ui.note(format!("the page: {}", path.display()));
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Measures both kernels. False when ours makes upstream's methods cost something else.

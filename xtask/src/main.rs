@@ -3,7 +3,7 @@
 //! One file per idea. `context` is what every step shares; `cmd`, `interrupt`, `cache` and `ui` are how steps run
 //! commands, stop, remember results and report; `prereq`, `toolchain`, `source`, `kernel`, `module`, `patches` are the
 //! build side; `image`, `programs`, `manpage`, `qemu`, `run`, `shell`, `test`, `fuzz`, `selftests`, `bench`,
-//! `profile` are the guest side.
+//! `profile`, `page` are the guest side.
 
 mod bench;
 mod cache;
@@ -15,6 +15,7 @@ mod interrupt;
 mod kernel;
 mod manpage;
 mod module;
+mod page;
 mod patches;
 mod prereq;
 mod profile;

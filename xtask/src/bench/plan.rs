@@ -1,7 +1,7 @@
 //! What a boot measures, and for how long.
 
 use super::report::Unit;
-use super::{BenchArgs, SETTLE, scaling, tools};
+use super::{BenchArgs, SETTLE, scaling, sizes, tools};
 use crate::qemu::FOLDER;
 use crate::run::Machine;
 
@@ -10,6 +10,8 @@ use crate::run::Machine;
 pub enum Subject {
     /// Every method with every child and parent.
     Latency,
+    /// Every method over the parent's memory.
+    Sizes,
     /// Several callers.
     Scaling,
     /// Short tools.
@@ -21,6 +23,7 @@ impl Subject {
     pub fn name(self) -> &'static str {
         match self {
             Subject::Latency => "latencies",
+            Subject::Sizes => "callers of several sizes",
             Subject::Scaling => "several callers at a time",
             Subject::Tools => "short tools",
         }
@@ -55,6 +58,9 @@ impl Plan {
             (Subject::Scaling, Unit::Instructions, true) => (5, 200_000_000),
             (Subject::Scaling, Unit::Ns, false) => (31, 3_000_000_000),
             (Subject::Scaling, Unit::Ns, true) => (7, 500_000_000),
+            // The curve's points are decades apart.
+            (Subject::Sizes, Unit::Instructions, _) => (15, 20_000_000),
+            (Subject::Sizes, Unit::Ns, _) => (50, 60_000_000),
             (_, Unit::Instructions, false) => (100, 120_000_000),
             (_, Unit::Instructions, true) => (15, 20_000_000),
             (_, Unit::Ns, false) => (500, 600_000_000),
@@ -83,6 +89,10 @@ impl Plan {
             Subject::Scaling => {
                 argv.extend(["--scaling", "--programs", scaling::CHILDREN].map(String::from));
             }
+            Subject::Sizes => {
+                let parents: Vec<String> = sizes::SIZES.into_iter().map(sizes::parent).collect();
+                argv.extend(["--programs".into(), sizes::CHILD.into(), "--parents".into(), parents.join(",")]);
+            }
         }
         argv
     }
@@ -90,6 +100,7 @@ impl Plan {
     /// The guest that it is measured in.
     pub fn machine(&self, args: &BenchArgs, unit: Unit) -> Machine {
         let (kernel_image, module) = (args.kernel_image.clone(), args.module.clone());
-        Machine { kernel_image, module, smp: self.subject.processors(unit), mem: None }
+        let mem = (self.subject == Subject::Sizes).then(|| sizes::MEMORY.into());
+        Machine { kernel_image, module, smp: self.subject.processors(unit), mem }
     }
 }

@@ -195,6 +195,7 @@ impl Report {
             unit: self.setup.unit,
             results: self.samples.clone(),
             machine: None,
+            sizes: Vec::new(),
             scaling: Vec::new(),
         }
     }

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::groups::group;
-use super::report::{Profile, thousands};
+use super::report::Profile;
+use crate::page::text::thousands;
 
 /// What a row of the table is about, per spawn in the one and the other.
 type Row<'a> = (&'a str, f64, f64);

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::groups::{GROUPS, group};
-use super::report::{Profile, thousands};
+use super::report::Profile;
+use crate::page::text::{escaped, thousands};
 
 const WIDTH: f64 = 1800.0;
 const ROW: usize = 17;
@@ -87,10 +88,6 @@ fn colour(name: &str) -> String {
     let index = GROUPS.iter().position(|(group, _)| *group == name).map_or(0, |index| index + 1);
     // Steps of the golden angle keep neighbours apart.
     format!("hsl({:.0},65%,{}%)", (index as f64 * 137.5) % 360.0, 72 + index % 3 * 4)
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::groups::group;
 use super::raw::Raw;
 use super::symbols::Symbols;
+use crate::page::text::thousands;
 
 /// How far a page of the program that starts others may lie from the mark in it. Other programs' addresses are random.
 const PROGRAM: u64 = 4 << 20;
@@ -182,19 +183,6 @@ fn sorted<T>(map: &BTreeMap<String, T>, cost: impl Fn(&T) -> f64) -> Vec<(&Strin
     entries
 }
 
-/// A rounded number with its thousands apart.
-pub fn thousands(number: f64) -> String {
-    let digits = format!("{:.0}", number.abs());
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
-            text.push(' ');
-        }
-        text.push(digit);
-    }
-    if number <= -0.5 { format!("-{text}") } else { text }
-}
-
 #[cfg(test)]
 pub mod tests {
     use super::*;
@@ -245,13 +233,5 @@ pub mod tests {
         let text = profile(&[("a;f;g", 10.0), ("a;f", 5.0), ("b;f", 1000.0)]).callers("f");
         let lines: Vec<Vec<&str>> = text.lines().skip(2).map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines, [vec!["1", "000", "1", "000", "b"], vec!["5", "15", "a"]]);
-    }
-
-    #[test]
-    fn thousands_are_apart() {
-        assert_eq!(thousands(1_234_567.4), "1 234 567");
-        assert_eq!(thousands(-1000.0), "-1 000");
-        assert_eq!(thousands(0.4), "0");
-        assert_eq!(thousands(-0.4), "0");
     }
 }
