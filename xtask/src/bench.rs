@@ -214,7 +214,7 @@ fn measure(ctx: &Context, args: &BenchArgs, flavor: Flavor, unit: Unit) -> Resul
 fn lines(ctx: &Context, args: &BenchArgs, flavor: Flavor, unit: Unit, subject: Subject) -> Result<Vec<Line>> {
     let icount = unit == Unit::Instructions;
     let plan = Plan::new(args, unit, subject);
-    let mut guest = plan.machine(args, unit).guest(ctx, flavor, "bench")?;
+    let mut guest = plan.machine(args).guest(ctx, flavor, "bench")?;
     guest.payload.copy(&programs::bench(ctx)?, Path::new(FOLDER).join("guest-bench").as_path())?;
     programs::add_children(ctx, &mut guest.payload)?;
     guest.icount = icount;

@@ -42,6 +42,7 @@ impl Subject {
 /// What is measured, and for how long.
 pub struct Plan {
     subject: Subject,
+    unit: Unit,
     methods: Option<&'static str>,
     iterations: u32,
     /// What the samples of one method with one child and one parent may cost together, in the unit of the results.
@@ -71,7 +72,7 @@ impl Plan {
         // Whoever asks for a number gets it, however long it takes.
         let budget = if args.iterations.is_some() { u64::MAX } else { budget };
         let methods = args.compare_upstream.then_some("fork_exec,vfork_exec,posix_spawn,clone3");
-        Self { subject, methods, iterations: args.iterations.unwrap_or(iterations), budget }
+        Self { subject, unit, methods, iterations: args.iterations.unwrap_or(iterations), budget }
     }
 
     /// guest-bench's command line.
@@ -87,7 +88,7 @@ impl Plan {
             Subject::Latency => {}
             Subject::Tools => argv.push("--tools".into()),
             Subject::Scaling => {
-                argv.extend(["--scaling", "--programs", scaling::CHILDREN].map(String::from));
+                argv.extend(["--scaling", "--programs", scaling::children(self.unit)].map(String::from));
             }
             Subject::Sizes => {
                 let parents: Vec<String> = sizes::SIZES.into_iter().map(sizes::parent).collect();
@@ -98,9 +99,49 @@ impl Plan {
     }
 
     /// The guest that it is measured in.
-    pub fn machine(&self, args: &BenchArgs, unit: Unit) -> Machine {
+    pub fn machine(&self, args: &BenchArgs) -> Machine {
         let (kernel_image, module) = (args.kernel_image.clone(), args.module.clone());
         let mem = (self.subject == Subject::Sizes).then(|| sizes::MEMORY.into());
-        Machine { kernel_image, module, smp: self.subject.processors(unit), mem }
+        Machine { kernel_image, module, smp: self.subject.processors(self.unit), mem }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: BenchArgs,
+    }
+
+    fn plan(arguments: &[&str], unit: Unit, subject: Subject) -> Plan {
+        Plan::new(&Cli::parse_from([&["bench"], arguments].concat()).args, unit, subject)
+    }
+
+    #[test]
+    fn every_subject_has_its_options() {
+        let argv = |unit, subject| plan(&[], unit, subject).argv().join(" ");
+        assert!(argv(Unit::Instructions, Subject::Sizes).contains("--parents touched0m,touched1m,"));
+        assert!(argv(Unit::Instructions, Subject::Scaling).ends_with("--scaling --programs libc-free,dynamic"));
+        assert!(argv(Unit::Ns, Subject::Scaling).ends_with("--programs libc-free,static"));
+        assert!(!argv(Unit::Instructions, Subject::Latency).contains("--parents"));
+    }
+
+    #[test]
+    fn who_asks_for_a_number_of_samples_gets_it() {
+        let plan = plan(&["--iterations", "7", "--quick"], Unit::Instructions, Subject::Latency);
+        assert_eq!((plan.iterations, plan.budget), (7, u64::MAX));
+    }
+
+    #[test]
+    fn instructions_are_counted_on_one_processor() {
+        for subject in [Subject::Latency, Subject::Sizes, Subject::Scaling, Subject::Tools] {
+            assert_eq!(subject.processors(Unit::Instructions), 1);
+        }
+        assert_eq!(Subject::Scaling.processors(Unit::Ns), 2);
     }
 }
