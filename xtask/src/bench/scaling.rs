@@ -71,6 +71,8 @@ pub fn setup(unit: Unit, kvm: bool) -> Setup {
 pub struct Cell {
     /// Thousands of instructions per spawn, or spawns per second.
     pub figure: String,
+    /// The 10th and 90th percentile.
+    pub spread: String,
     /// How many times the baseline's that is.
     pub ratio: Option<f64>,
 }
@@ -106,19 +108,24 @@ impl Block {
 
     /// The figure of one way with so many callers.
     pub fn cell(&self, (child, callers): (&str, u32), method: &str) -> Option<Cell> {
-        let p50 = |method: &str| {
-            let result = |result: &&Scaling| (result.child.as_str(), result.callers) == (child, callers);
-            self.results.iter().filter(result).find(|result| result.method == method).map(|result| result.p50.max(1))
+        let result = |method: &str| {
+            let is_row = |result: &&Scaling| (result.child.as_str(), result.callers) == (child, callers);
+            self.results.iter().filter(is_row).find(|result| result.method == method)
         };
-        let cost = p50(method)?;
-        let baseline = p50(BASELINE).filter(|_| method != BASELINE);
+        let Scaling { p10, p50, p90, .. } = result(method)?;
+        let baseline = result(BASELINE).filter(|_| method != BASELINE).map(|baseline| baseline.p50 as f64);
+        let cost = *p50 as f64;
+        let rate = |cost: &u64| format!("{:.0}", 1e9 / (*cost).max(1) as f64);
         Some(match self.unit {
-            Unit::Instructions => {
-                Cell { figure: thousands(cost), ratio: baseline.map(|baseline| cost as f64 / baseline as f64) }
-            }
+            Unit::Instructions => Cell {
+                figure: thousands(*p50),
+                spread: format!("{} - {}", thousands(*p10), thousands(*p90)),
+                ratio: baseline.map(|baseline| cost / baseline.max(1.0)),
+            },
             Unit::Ns => Cell {
-                figure: format!("{:.0}", 1e9 / cost as f64),
-                ratio: baseline.map(|baseline| baseline as f64 / cost as f64),
+                figure: rate(p50),
+                spread: format!("{} - {}", rate(p90), rate(p10)),
+                ratio: baseline.map(|baseline| baseline / cost.max(1.0)),
             },
         })
     }
@@ -145,19 +152,22 @@ impl Block {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "Threads of one process that start programs at the same time");
         let _ = writeln!(text, "  machine  {}", self.machine);
-        let _ = writeln!(text, "  cells    {}, median", self.unit());
+        let _ = writeln!(text, "  cells    {}; median, below it 10th - 90th percentile", self.unit());
         let _ = writeln!(text, "  1.00x    {}", self.ratio());
         let cells =
             |cells: &mut dyn Iterator<Item = String>| cells.map(|cell| format!(" {cell:>18}")).collect::<String>();
         let _ = writeln!(text, "{:<20}{}", "", cells(&mut METHODS.iter().map(|(_, name)| (*name).to_owned())));
         for row @ (child, callers) in self.rows() {
-            let cell = |(method, _): &(&str, &str)| match self.cell(row, method) {
-                Some(Cell { figure, ratio: Some(ratio) }) => format!("{figure} {ratio:5.2}x"),
-                Some(Cell { figure, ratio: None }) => figure,
+            let found: Vec<Option<Cell>> = METHODS.iter().map(|(method, _)| self.cell(row, method)).collect();
+            let cell = |cell: &Option<Cell>| match cell {
+                Some(Cell { figure, ratio: Some(ratio), .. }) => format!("{figure} {ratio:5.2}x"),
+                Some(Cell { figure, ratio: None, .. }) => figure.clone(),
                 None => "-".into(),
             };
+            let spread = |cell: &Option<Cell>| cell.as_ref().map_or(String::new(), |cell| cell.spread.clone());
             let name = format!("{child:<10}{}", callers_named(callers));
-            let _ = writeln!(text, "{name:<20}{}", cells(&mut METHODS.iter().map(cell)));
+            let _ = writeln!(text, "{name:<20}{}", cells(&mut found.iter().map(cell)));
+            let _ = writeln!(text, "{:<20}{}", "", cells(&mut found.iter().map(spread)).trim_end());
         }
         text
     }
@@ -176,7 +186,7 @@ pub mod tests {
     pub fn block(unit: Unit) -> Block {
         let result = |callers, method: &str, p50| {
             let (child, method) = ("libc-free".into(), method.into());
-            Line::Scaling(Scaling { child, callers, method, n: 9, p10: p50 - 1, p50, p90: p50 + 1 })
+            Line::Scaling(Scaling { child, callers, method, n: 9, p10: p50 - 1000, p50, p90: p50 + 1000 })
         };
         let machine = Machine { kernel: "7.3.4".into(), cpu: "QEMU".into(), cpuid_ns: 1, clocksource: "tsc".into() };
         let lines = [
@@ -201,11 +211,12 @@ pub mod tests {
     #[test]
     fn instructions_and_rates_are_compared() {
         let cell = |unit, method| block(unit).cell(("libc-free", 1), method);
-        let expected = |figure: &str, ratio| Some(Cell { figure: figure.into(), ratio });
-        assert_eq!(cell(Unit::Instructions, "posix_spawn"), expected("200.0", None));
-        assert_eq!(cell(Unit::Instructions, "one_template"), expected("100.0", Some(0.5)));
-        assert_eq!(cell(Unit::Ns, "posix_spawn"), expected("5000", None));
-        assert_eq!(cell(Unit::Ns, "one_template"), expected("10000", Some(2.0)));
+        let expected =
+            |figure: &str, spread: &str, ratio| Some(Cell { figure: figure.into(), spread: spread.into(), ratio });
+        assert_eq!(cell(Unit::Instructions, "posix_spawn"), expected("200.0", "199.0 - 201.0", None));
+        assert_eq!(cell(Unit::Instructions, "one_template"), expected("100.0", "99.0 - 101.0", Some(0.5)));
+        assert_eq!(cell(Unit::Ns, "posix_spawn"), expected("5000", "4975 - 5025", None));
+        assert_eq!(cell(Unit::Ns, "one_template"), expected("10000", "9901 - 10101", Some(2.0)));
         assert_eq!(cell(Unit::Ns, "own_templates"), None);
     }
 

@@ -3,7 +3,7 @@
 use super::text::escaped;
 use super::{headings, row, with_ratio};
 use crate::bench::document::Document;
-use crate::bench::scaling::{Block, METHODS, callers_named};
+use crate::bench::scaling::{Block, Cell, METHODS, callers_named};
 
 /// The section, empty without results.
 pub fn section(document: &Document) -> String {
@@ -26,12 +26,13 @@ fn table(block: &Block) -> String {
     let columns = ["child and callers"].into_iter().chain(METHODS.map(|(_, name)| name));
     let rows = block.rows().into_iter().map(|at @ (child, callers)| {
         let cells = METHODS.iter().map(|(method, _)| {
-            block.cell(at, method).map_or("–".into(), |cell| with_ratio(&cell.figure, cell.ratio))
+            let Some(Cell { figure, spread, ratio }) = block.cell(at, method) else { return "–".to_owned() };
+            format!("{}<br><small>{}</small>", with_ratio(&figure, ratio), escaped(&spread))
         });
         row("", &format!("{child}, {}", callers_named(callers)), cells)
     });
     format!(
-        "<table>\n<caption>Median in {}; in grey {}. <code>{}</code></caption>\n{}<tbody>\n{}</tbody></table>\n",
+        "<table>\n<caption>Median in {}, below it 10th - 90th percentile; in grey {}. <code>{}</code></caption>\n{}<tbody>\n{}</tbody></table>\n",
         block.unit(),
         block.ratio(),
         escaped(&block.machine),
@@ -48,8 +49,8 @@ mod tests {
     #[test]
     fn ways_are_compared_with_posix_spawn() {
         let text = section(&document());
-        let expected = "<th scope=\"row\">libc-free, 2 callers</th><td>4000</td><td>–</td>\
-                        <td>8000 <span class=\"ratio\">2.00×</span></td>";
+        let expected = "<th scope=\"row\">libc-free, 2 callers</th><td>4000<br><small>3984 - 4016</small></td><td>–</td>\
+                        <td>8000 <span class=\"ratio\">2.00×</span><br><small>7937 - 8065</small></td>";
         assert!(text.contains(expected), "{text}");
         assert!(text.contains("spawns per second") && text.contains("tcg,thread=multi"), "{text}");
     }
