@@ -222,7 +222,8 @@ fn lines(ctx: &Context, args: &BenchArgs, flavor: Flavor, unit: Unit, subject: S
     guest.timeout = Duration::from_secs(1800);
 
     let has_templates = guest.module.is_some();
-    let step = ctx.ui.step(format!("measure {} on the {} kernel", subject.name(), flavor.name()));
+    let counted = if icount { "instructions" } else { "wall time" };
+    let step = ctx.ui.step(format!("measure {} on the {} kernel, in {counted}", subject.name(), flavor.name()));
     step.progress("booting");
     let mut output = Output::default();
     let mut complaints = Vec::new();
