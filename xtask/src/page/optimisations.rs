@@ -36,13 +36,13 @@ pub struct Optimisations {
 /// What one patch does to one method with one child.
 #[derive(Debug, PartialEq, Deserialize)]
 struct Optimisation {
-    /// The patch's subject.
+    /// The patch's subject, or what several are that were measured together.
     patch: String,
     child: String,
     method: String,
     /// The median without the patch.
     before: u64,
-    /// The median with it, and nothing else changed.
+    /// The median with it.
     after: u64,
 }
 
@@ -77,7 +77,7 @@ impl Optimisations {
         format!(
             "<section id=\"optimisations\">\n<h2>What each optimisation brings</h2>\n\
              <p>Medians in {}, with the {} parent on Linux {}: grey before the patch, which is the baseline, in colour with \
-             it and nothing else changed. Measured when the patch was written and read from <code>{FILE}</code>, not with \
+             it. Patches under one heading were measured together, when they were written; read from <code>{FILE}</code>, not with \
              this page.</p>\n{patches}</section>\n",
             self.unit.thousand(),
             escaped(&self.parent),
