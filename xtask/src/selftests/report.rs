@@ -12,50 +12,108 @@ pub struct Report {
     rows: Vec<Row>,
 }
 
-/// One test on both kernels. A test that one of them did not come to is absent there.
+/// One test on both kernels: all its runs. A test that one of them did not come to has none there.
 struct Row {
     name: String,
-    upstream: Option<Test>,
-    patched: Option<Test>,
+    upstream: Vec<Test>,
+    patched: Vec<Test>,
+}
+
+/// What is compared of a run: how it ended and each of its cases. By number, not by name: names may hold addresses and
+/// process ids.
+fn statuses(test: &Test) -> Vec<Status> {
+    std::iter::once(test.status).chain(test.cases.iter().map(|case| case.status)).collect()
+}
+
+/// How the part with this number ended in most of the runs; for none when most did not come to it.
+fn usual(runs: &[Test], part: usize) -> Option<Status> {
+    let seen: Vec<_> = runs.iter().map(|test| statuses(test).get(part).copied()).collect();
+    let times = |status: &Option<Status>| seen.iter().filter(|other| *other == status).count();
+    // Of those equally often, the first that was seen.
+    seen.iter().rev().max_by_key(|status| times(status)).copied().flatten()
 }
 
 impl Row {
-    fn is_same(&self) -> bool {
-        // By number, not by name: names may hold addresses and process ids.
-        let statuses = |test: &Test| (test.status, test.cases.iter().map(|case| case.status).collect::<Vec<_>>());
-        self.upstream.is_some() && self.upstream.as_ref().map(statuses) == self.patched.as_ref().map(statuses)
+    /// How many parts the longest run has.
+    fn parts(&self) -> usize {
+        self.upstream.iter().chain(&self.patched).map(|test| statuses(test).len()).max().unwrap_or(0)
     }
 
-    /// The cases that differ, for people.
+    /// Whether each part usually ends the same on both. A test that a race makes fail now and then on one kernel is no
+    /// difference between the two.
+    fn is_same(&self) -> bool {
+        !self.upstream.is_empty()
+            && !self.patched.is_empty()
+            && (0..self.parts()).all(|part| usual(&self.upstream, part) == usual(&self.patched, part))
+    }
+
+    /// The cases that are not the same in all runs, for people.
     fn differing_cases(&self) -> Vec<String> {
-        let (Some(upstream), Some(patched)) = (&self.upstream, &self.patched) else { return Vec::new() };
+        if self.upstream.is_empty() || self.patched.is_empty() {
+            return Vec::new();
+        }
         let mut lines = Vec::new();
-        for number in 0..upstream.cases.len().max(patched.cases.len()) {
-            let (one, two) = (upstream.cases.get(number), patched.cases.get(number));
-            if one.map(|case| case.status) != two.map(|case| case.status) {
-                let word = |case: Option<&super::ktap::Case>| case.map_or("not there", |case| word(case.status));
-                let name = two.or(one).map_or("", |case| case.name.as_str());
-                lines.push(format!("{}: {name}: upstream {}, patched {}", number + 1, word(one), word(two)));
+        for number in 1..self.parts() {
+            let case = |test: &Test| test.cases.get(number - 1).map(|case| case.status);
+            let mut all = self.upstream.iter().chain(&self.patched).map(case);
+            let first = all.next();
+            if all.any(|status| Some(status) != first) {
+                let mut runs = self.patched.iter().chain(&self.upstream);
+                let name = runs.find_map(|test| test.cases.get(number - 1)).map_or("", |case| case.name.as_str());
+                let (upstream, patched) = (times(&self.upstream, case), times(&self.patched, case));
+                lines.push(format!("{number}: {name}: upstream {upstream}, patched {patched}"));
             }
         }
         lines
     }
 }
 
+/// What a case came to: "ok", or of several runs "ok 10 times, FAILED 1 times".
+fn times(runs: &[Test], case: impl Fn(&Test) -> Option<Status>) -> String {
+    let word = |status: Option<Status>| status.map_or("not there", word);
+    if let [only] = runs {
+        return word(case(only)).to_owned();
+    }
+    let all = [Some(Status::Passed), Some(Status::Failed), Some(Status::Skipped), None];
+    let counted = all.map(|status| (status, runs.iter().filter(|run| case(run) == status).count()));
+    let parts: Vec<_> = counted
+        .into_iter()
+        .filter(|&(_, count)| count > 0)
+        .map(|(status, count)| format!("{} {count} of {}", word(status), runs.len()))
+        .collect();
+    parts.join(" and ")
+}
+
 impl Report {
     /// Pairs the tests by name, in the order of the first kernel.
-    pub fn new(upstream: Vec<Test>, mut patched: Vec<Test>) -> Self {
-        let mut rows = Vec::new();
+    pub fn new(upstream: Vec<Test>, patched: Vec<Test>) -> Self {
+        let mut report = Self { rows: Vec::new() };
+        report.add(upstream, patched);
+        report
+    }
+
+    /// Adds runs of the same tests, or some of them.
+    pub fn add(&mut self, upstream: Vec<Test>, patched: Vec<Test>) {
         for test in upstream {
-            let other = patched.iter().position(|other| other.name == test.name).map(|index| patched.remove(index));
-            rows.push(Row { name: test.name.clone(), upstream: Some(test), patched: other });
+            self.row(&test.name).upstream.push(test);
         }
-        rows.extend(patched.into_iter().map(|test| Row {
-            name: test.name.clone(),
-            upstream: None,
-            patched: Some(test),
-        }));
-        Self { rows }
+        for test in patched {
+            self.row(&test.name).patched.push(test);
+        }
+    }
+
+    fn row(&mut self, name: &str) -> &mut Row {
+        let index = self.rows.iter().position(|row| row.name == name).unwrap_or_else(|| {
+            self.rows.push(Row { name: name.to_owned(), upstream: Vec::new(), patched: Vec::new() });
+            self.rows.len() - 1
+        });
+        &mut self.rows[index]
+    }
+
+    /// The tests that differ and ran on both.
+    pub fn differing(&self) -> Vec<String> {
+        let ran = |row: &&Row| !row.upstream.is_empty() && !row.patched.is_empty();
+        self.rows.iter().filter(ran).filter(|row| !row.is_same()).map(|row| row.name.clone()).collect()
     }
 
     /// How many tests differ.
@@ -72,7 +130,7 @@ impl Report {
         let _ = writeln!(text, "{:width$}  {:24}  patched", "", "upstream");
         for row in &self.rows {
             let mark = if row.is_same() { "" } else { "  DIFFERS" };
-            let (upstream, patched) = (cell(row.upstream.as_ref()), cell(row.patched.as_ref()));
+            let (upstream, patched) = (cell(&row.upstream), cell(&row.patched));
             let line = format!("{:width$}  {upstream:24}  {patched:24}{mark}", row.name);
             let _ = writeln!(text, "{}", line.trim_end());
             for case in row.differing_cases() {
@@ -93,8 +151,8 @@ impl Report {
         #[derive(Serialize)]
         struct OutputRow<'a> {
             test: &'a str,
-            upstream: Option<OutputCell<'a>>,
-            patched: Option<OutputCell<'a>>,
+            upstream: Vec<OutputCell<'a>>,
+            patched: Vec<OutputCell<'a>>,
             same: bool,
             differing_cases: Vec<String>,
         }
@@ -112,8 +170,8 @@ impl Report {
         }
         let tests = self.rows.iter().map(|row| OutputRow {
             test: &row.name,
-            upstream: row.upstream.as_ref().map(output),
-            patched: row.patched.as_ref().map(output),
+            upstream: row.upstream.iter().map(output).collect(),
+            patched: row.patched.iter().map(output).collect(),
             same: row.is_same(),
             differing_cases: row.differing_cases(),
         });
@@ -134,14 +192,18 @@ fn word(status: Status) -> &'static str {
     }
 }
 
-fn cell(test: Option<&Test>) -> String {
-    let Some(test) = test else { return "not run".into() };
+/// The first of the runs, and how many there were.
+fn cell(runs: &[Test]) -> String {
+    let Some(test) = runs.first() else { return "not run".into() };
     let mut text = word(test.status).to_owned();
     if !test.cases.is_empty() {
         let [passed, failed, skipped] = counts(test);
         let _ = write!(text, " ({passed}, {failed}, {skipped})");
     } else if test.status != Status::Passed && !test.why.is_empty() {
         let _ = write!(text, " ({})", test.why);
+    }
+    if runs.len() > 1 {
+        let _ = write!(text, ", {} runs", runs.len());
     }
     text
 }
@@ -180,6 +242,23 @@ mod tests {
         assert!(report.table().contains("1: case of pid 0: upstream ok, patched FAILED"), "{}", report.table());
         let json: serde_json::Value = serde_json::from_str(&report.json().unwrap()).unwrap();
         assert_eq!(json["differences"], 4);
-        assert_eq!(json["tests"][2]["patched"], serde_json::Value::Null);
+        assert_eq!(json["tests"][2]["patched"].as_array().map(Vec::len), Some(0));
+    }
+
+    #[test]
+    fn what_is_usual_on_both_is_no_difference() {
+        use Status::*;
+        let passing = || vec![test("a", Passed, &[Passed, Passed]), test("b", Passed, &[])];
+        let failing = || vec![test("a", Failed, &[Passed, Failed]), test("b", Passed, &[])];
+        let mut report = Report::new(passing(), failing());
+        assert_eq!(report.differing(), ["a"]);
+        report.add(passing(), passing());
+        report.add(passing(), passing());
+        assert_eq!(report.differences(), 0, "a race, once in three runs");
+        let line = "2: case of pid 1: upstream ok 3 of 3, patched ok 2 of 3 and FAILED 1 of 3";
+        assert!(report.table().contains(line), "{}", report.table());
+        report.add(passing(), failing());
+        report.add(passing(), failing());
+        assert_eq!(report.differences(), 1, "three times in five");
     }
 }
