@@ -75,7 +75,7 @@ pub(crate) fn run(
         };
         Failure::of(stage, error)
     })?;
-    bprm.exec(file, template.image()).at(Stage::Exec)?;
+    bprm.exec(file, template).at(Stage::Exec)?;
     set_blocked(&mut mask);
     Ok(())
 }

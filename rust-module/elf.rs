@@ -200,8 +200,17 @@ impl ElfImage {
         UserString::new(path)
     }
 
-    /// The form exec takes it in, valid for as long as `self` is borrowed.
-    pub(crate) fn as_bprm_image(&self) -> bindings::bprm_image {
+    /// How much memory it takes beyond the object itself, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        HEAD + self.phdrs.capacity() + self.interpreter.as_ref().map_or(0, UserString::memory)
+    }
+
+    /// The form exec takes it in, with a record of pages or none, valid for as long as `self` is
+    /// borrowed.
+    pub(crate) fn as_bprm_image(
+        &self,
+        startup: *mut bindings::startup_pages,
+    ) -> bindings::bprm_image {
         bindings::bprm_image {
             head: self.head.as_ptr().cast(),
             phdrs: self.phdrs.as_ptr().cast(),
@@ -209,6 +218,7 @@ impl ElfImage {
             interp: self
                 .interpreter()
                 .map_or(core::ptr::null(), CStr::as_char_ptr),
+            startup,
         }
     }
 

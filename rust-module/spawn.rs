@@ -4,7 +4,6 @@
 
 use crate::{
     child,
-    elf::ElfImage,
     exec_file::ExecFile,
     filters,
     outcome::{
@@ -107,9 +106,9 @@ impl Bprm {
     }
 
     /// Turns the calling task into the program. After an error it must exit.
-    pub(crate) fn exec(self, file: ExecFile, image: &ElfImage) -> Result {
+    pub(crate) fn exec(self, file: ExecFile, template: &Template) -> Result {
         let bprm = ManuallyDrop::new(self).0.as_ptr();
-        let image = image.as_bprm_image();
+        let image = template.bprm_image();
         // SAFETY: By the type invariant the bprm is valid, and it is given up, as is the file. The
         // image describes the file, whose identity was checked after writes had been denied.
         to_result(unsafe { bindings::bprm_exec_file(bprm, file.into_raw(), &image) })

@@ -42,6 +42,7 @@ mod identity;
 mod outcome;
 mod plan;
 mod spawn;
+mod startup;
 mod template;
 mod template_file;
 mod uapi;

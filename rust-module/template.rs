@@ -8,6 +8,10 @@ use crate::{
     exec_file::ExecFile,
     held_file::HeldFile,
     identity::Identity,
+    startup::{
+        self,
+        StartupPages, //
+    },
     template_file,
     uapi::{
         self,
@@ -46,13 +50,15 @@ pub(crate) struct Template {
     name: UserString,
     identity: Identity,
     image: ElfImage,
+    /// Nothing for a template that is not to learn.
+    startup: Option<StartupPages>,
     creator: ARef<Credential>,
     spawns: Atomic<u64>,
     failures: Atomic<u64>,
 }
 
 impl Template {
-    fn new(file: ExecFile, origin: Origin, name: UserString) -> Result<Self> {
+    fn new(file: ExecFile, origin: Origin, name: UserString, learn: bool) -> Result<Self> {
         // Writes are denied from before the identity is taken until the metadata has been read.
         let identity = Identity::settled(file.file())?;
         let image = ElfImage::read(&file, identity.size())?;
@@ -63,21 +69,22 @@ impl Template {
             name,
             identity,
             image,
+            startup: learn.then(StartupPages::new).transpose()?,
             creator: creds::current(),
             spawns: Atomic::new(0),
             failures: Atomic::new(0),
         })
     }
 
-    fn from_path(path: UserString) -> Result<Self> {
+    fn from_path(path: UserString, learn: bool) -> Result<Self> {
         let file = ExecFile::open(&path)?;
-        Self::new(file, Origin::Path, path)
+        Self::new(file, Origin::Path, path, learn)
     }
 
-    fn from_fd(fd: u32) -> Result<Self> {
+    fn from_fd(fd: u32, learn: bool) -> Result<Self> {
         let file = ExecFile::reopen(&HeldFile::from_fd(fd)?)?;
         let name = UserString::from_fmt(fmt!("/dev/fd/{fd}"))?;
-        Self::new(file, Origin::Descriptor, name)
+        Self::new(file, Origin::Descriptor, name, learn)
     }
 
     /// Opens the executable for one spawn, in the task that is going to execute it.
@@ -146,6 +153,24 @@ impl Template {
         &self.image
     }
 
+    /// What exec is told about the file, valid for as long as `self` is borrowed.
+    pub(crate) fn bprm_image(&self) -> bindings::bprm_image {
+        let startup = self.startup.as_ref();
+        self.image
+            .as_bprm_image(startup.map_or(core::ptr::null_mut(), StartupPages::as_ptr))
+    }
+
+    /// How many pages are known that the program touches when it starts.
+    pub(crate) fn startup_pages(&self) -> u32 {
+        self.startup.as_ref().map_or(0, StartupPages::count)
+    }
+
+    /// How much memory the template takes, in bytes: its own, not that of the files it keeps open.
+    pub(crate) fn memory(&self) -> usize {
+        let startup = self.startup.as_ref().map_or(0, |_| startup::size());
+        size_of::<Self>() + self.name.memory() + self.image.memory() + startup
+    }
+
     /// The name that the program is started under (`AT_EXECFN`).
     pub(crate) fn name(&self) -> &CStr {
         &self.name
@@ -163,7 +188,8 @@ pub(crate) fn create(addr: usize, size: usize) -> Result<c_int> {
         uapi::read_versioned(addr, size, bindings::SPAWN_TEMPLATE_CREATE_ARGS_SIZE_VER0)?;
 
     let cloexec = u64::from(bindings::SPAWN_TEMPLATE_CREATE_CLOEXEC);
-    if args.flags & !cloexec != 0
+    let no_learning = u64::from(bindings::SPAWN_TEMPLATE_CREATE_NO_LEARNING);
+    if args.flags & !(cloexec | no_learning) != 0
         || args.exec_flags != 0
         || args.actions != 0
         || args.actions_len != 0
@@ -172,14 +198,15 @@ pub(crate) fn create(addr: usize, size: usize) -> Result<c_int> {
         return Err(EINVAL);
     }
 
+    let learn = args.flags & no_learning == 0;
     let template = match (u32::try_from(args.execfd), args.filename) {
-        (Ok(fd), 0) => Template::from_fd(fd)?,
+        (Ok(fd), 0) => Template::from_fd(fd, learn)?,
         (Err(_), addr) if addr != 0 => {
             let path = uapi::read_path(addr)?;
             if !path.to_bytes().starts_with(b"/") {
                 return Err(EINVAL);
             }
-            Template::from_path(path)?
+            Template::from_path(path, learn)?
         }
         _ => return Err(EINVAL),
     };

@@ -131,6 +131,8 @@ unsafe extern "C" fn show_fdinfo(seq: *mut bindings::seq_file, file: *mut bindin
         template.image().interpreter().unwrap_or(c"-")
     );
     seq_print!(m, "program-headers:\t{}\n", template.image().phnum());
+    seq_print!(m, "memory:\t{}\n", template.memory());
+    seq_print!(m, "startup-pages:\t{}\n", template.startup_pages());
     seq_print!(m, "spawns:\t{spawns}\n");
     seq_print!(m, "failures:\t{failures}\n");
 }

@@ -27,6 +27,11 @@ impl UserString {
         Ok(Self(bytes))
     }
 
+    /// How much memory it takes beyond the object itself, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        self.0.capacity()
+    }
+
     /// Formats `args`.
     pub(crate) fn from_fmt(args: fmt::Arguments<'_>) -> Result<Self> {
         Self::new(&CString::try_from_fmt(args)?)

@@ -24,6 +24,10 @@ pub struct Stats {
     pub interpreter: Option<PathBuf>,
     /// How many ELF program headers it has.
     pub program_headers: u64,
+    /// How much kernel memory the template takes, in bytes.
+    pub memory: u64,
+    /// How many pages of its files it is known to touch, and gets mapped at once; 0 until the first process has ended.
+    pub startup_pages: u64,
     /// How many processes were started.
     pub spawns: u64,
     /// How many attempts to start one failed.
@@ -49,6 +53,8 @@ impl Stats {
             size: number(text, "size")?,
             interpreter,
             program_headers: number(text, "program-headers")?,
+            memory: number(text, "memory")?,
+            startup_pages: number(text, "startup-pages")?,
             spawns: number(text, "spawns")?,
             failures: number(text, "failures")?,
         })
@@ -96,7 +102,7 @@ mod tests {
 
     const TEXT: &str = "pos:\t0\nflags:\t02000002\nmnt_id:\t16\nino:\t1057\npath:\t/usr/bin/my echo\ndev:\t254:0\n\
                         inode:\t1234\nsize:\t43856\ninterpreter:\t/lib64/ld-linux-x86-64.so.2\nprogram-headers:\t13\n\
-                        spawns:\t7\nfailures:\t2\n";
+                        memory:\t8412\nstartup-pages:\t87\nspawns:\t7\nfailures:\t2\n";
 
     #[test]
     fn reads_all_fields() -> Result {
@@ -105,7 +111,8 @@ mod tests {
         assert_eq!(stats.device, (254, 0));
         assert_eq!((stats.inode, stats.size, stats.program_headers), (1234, 43856, 13));
         assert_eq!(stats.interpreter.as_deref(), Some(Path::new("/lib64/ld-linux-x86-64.so.2")));
-        assert_eq!((stats.spawns, stats.failures), (7, 2));
+        assert_eq!(stats.memory, 8412);
+        assert_eq!((stats.startup_pages, stats.spawns, stats.failures), (87, 7, 2));
         Ok(())
     }
 

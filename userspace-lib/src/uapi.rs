@@ -4,6 +4,7 @@
 #![allow(missing_docs, non_camel_case_types)]
 
 pub const SPAWN_TEMPLATE_CREATE_CLOEXEC: u32 = 1;
+pub const SPAWN_TEMPLATE_CREATE_NO_LEARNING: u32 = 2;
 pub const SPAWN_TEMPLATE_CREATE_ARGS_SIZE_VER0: u32 = 72;
 pub const SPAWN_TEMPLATE_SPAWN_INHERIT_FDS: u32 = 1;
 pub const SPAWN_TEMPLATE_SPAWN_NOWAIT: u32 = 2;

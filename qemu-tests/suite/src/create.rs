@@ -136,8 +136,9 @@ fn nonzero_tail() -> Outcome {
 fn unknown_flags() -> Outcome {
     let path = os::c_path(child("nothing"));
     let mut checks = Checks::default();
-    for bit in 1..64 {
-        for known in [0, u64::from(uapi::SPAWN_TEMPLATE_CREATE_CLOEXEC)] {
+    for bit in 2..64 {
+        let known = uapi::SPAWN_TEMPLATE_CREATE_CLOEXEC | uapi::SPAWN_TEMPLATE_CREATE_NO_LEARNING;
+        for known in [0, u64::from(known)] {
             let args = CreateArgs { flags: known | 1 << bit, ..create_by_path(&path) };
             checks.refused(format!("flag bit {bit}"), create(&args), &[libc::EINVAL]);
         }

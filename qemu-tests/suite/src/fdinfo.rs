@@ -14,12 +14,13 @@ use crate::{ensure, same, tests};
 tests!("fdinfo":
     keys, identity_of_file, interpreter_and_headers, counts, counts_of_templates_are_separate, path_as_given_file,
     path_of_fd_template, unusual_paths, read_by_another_process, read_while_spawning, deleted_file, link_target,
-    file_operations, duplicates_share_counts,
+    file_operations, duplicates_share_counts, memory,
 );
 
 fn keys() -> Outcome {
     let info = Template::child("nothing")?.info()?;
-    for key in ["pos", "flags", "mnt_id", "ino", "path", "dev", "inode", "size", "interpreter", "program-headers"] {
+    let keys = ["pos", "flags", "mnt_id", "ino", "path", "dev", "inode", "size", "interpreter", "program-headers"];
+    for key in keys.into_iter().chain(["memory", "startup-pages"]) {
         ensure!(!info.get(key)?.is_empty(), "\"{key}\" is empty");
     }
     same!((info.number("spawns")?, info.number("failures")?), (0, 0), "spawns and failures of a new template");
@@ -222,5 +223,16 @@ fn duplicates_share_counts() -> Outcome {
     drop(template);
     same!(copy.status()?, Status::Exited(0), "status after the other is closed");
     same!(copy.fd.as_raw_fd(), 50, "number of the duplicate");
+    Ok(())
+}
+
+/// A template takes what it says, and little: most of it for what it may learn.
+fn memory() -> Outcome {
+    for name in ["nothing", "dynamic0"] {
+        let (learning, other) = (Template::child(name)?, Template::not_learning(name)?);
+        let (with, without) = (learning.info()?.number("memory")?, other.info()?.number("memory")?);
+        ensure!(with < 16 << 10, "{name}: {with} bytes");
+        ensure!((300..with / 2).contains(&without), "{name}: {without} bytes without learning, {with} with");
+    }
     Ok(())
 }

@@ -29,6 +29,7 @@ mod image;
 mod interrupted;
 mod landlock;
 mod leaks;
+mod learning;
 mod like_exec;
 mod limits;
 mod manual;
@@ -89,6 +90,7 @@ const FILES: &[&[Test]] = &[
     result::TESTS,
     elf::TESTS,
     metadata::TESTS,
+    learning::TESTS,
     stale::TESTS,
     mounts::TESTS,
     rewriting::TESTS,

@@ -107,6 +107,15 @@ pub fn has_children() -> io::Result<bool> {
     }
 }
 
+/// The page faults, of both kinds, of all children that have been waited for.
+pub fn faults_of_children() -> io::Result<i64> {
+    // SAFETY: all zero bytes are a valid rusage.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: `usage` is a live local.
+    check(unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &mut usage) })?;
+    Ok(usage.ru_minflt + usage.ru_majflt)
+}
+
 /// Waits until there is no child left. Half-made ones, which nobody can reap, count too: they go by themselves.
 pub fn reap_all() -> io::Result<()> {
     loop {

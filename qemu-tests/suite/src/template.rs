@@ -66,6 +66,14 @@ impl Template {
         Template::path(child(name))
     }
 
+    /// A template of one of our child programs that learns nothing.
+    pub fn not_learning(name: &str) -> io::Result<Template> {
+        let path = os::c_path(child(name));
+        let good = create_by_path(&path);
+        let flags = good.flags | u64::from(uapi::SPAWN_TEMPLATE_CREATE_NO_LEARNING);
+        create(&CreateArgs { flags, ..good })
+    }
+
     /// The descriptor's number.
     pub fn raw(&self) -> RawFd {
         self.fd.as_raw_fd()

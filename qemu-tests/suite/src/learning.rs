@@ -1,0 +1,212 @@
+//! What a template learns from its first child, and what later ones make of it: fewer page faults, and nothing else.
+
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+use spawn_template::uapi;
+
+use crate::harness::{Outcome, in_worker};
+use crate::os::{self, Status};
+use crate::show::Show;
+use crate::template::{CreateArgs, Folder, Template, child, create, show_by_exec};
+use crate::{ensure, same, tests};
+
+tests!("learning":
+    nothing_before_the_first_child_ends, known_after_the_first_child, later_children_fault_less, switched_off, switched_off_by_fd,
+    later_children_see_no_difference, failing_spawn_teaches_nothing, killed_children, learned_while_others_run,
+    known_while_the_first_child_runs,
+    library_that_shrinks, written_pages_are_the_childs_own, template_closed_under_a_learning_child, many_callers,
+);
+
+/// How many pages a template knows.
+fn known(template: &Template) -> Outcome<u64> {
+    template.info()?.number("startup-pages")
+}
+
+/// The page faults of one child.
+fn faults(template: &Template) -> Outcome<i64> {
+    let before = os::faults_of_children()?;
+    same!(template.status()?, Status::Exited(0), "status");
+    Ok(os::faults_of_children()? - before)
+}
+
+fn nothing_before_the_first_child_ends() -> Outcome {
+    let template = Template::child("sleep")?;
+    same!(known(&template)?, 0, "pages of a new template");
+    let running = template.spawn().arg("1").run()?;
+    same!(known(&template)?, 0, "pages while the first child runs");
+    same!(running.wait()?, Status::Exited(0), "status");
+    ensure!(known(&template)? > 0, "nothing is known after it has ended");
+    Ok(())
+}
+
+fn known_after_the_first_child() -> Outcome {
+    for (name, least, most) in [("nothing", 1, 4), ("static0", 5, 200), ("dynamic0", 30, 400)] {
+        let template = Template::child(name)?;
+        same!(template.status()?, Status::Exited(0), "status");
+        let pages = known(&template)?;
+        ensure!((least..=most).contains(&pages), "{name}: {pages} pages are known");
+        for _ in 0..3 {
+            same!(template.status()?, Status::Exited(0), "status");
+            same!(known(&template)?, pages, "pages of {name} after more children");
+        }
+    }
+    Ok(())
+}
+
+fn later_children_fault_less() -> Outcome {
+    for name in ["static0", "dynamic0"] {
+        let (learning, other) = (Template::child(name)?, Template::not_learning(name)?);
+        let first = faults(&learning)?;
+        let usual = faults(&other)?.min(faults(&other)?);
+        let later = faults(&learning)?.max(faults(&learning)?);
+        ensure!(later < usual * 3 / 4, "{name}: {first} faults at first, {later} later, {usual} without learning");
+    }
+    Ok(())
+}
+
+fn switched_off() -> Outcome {
+    let template = Template::not_learning("dynamic0")?;
+    for _ in 0..3 {
+        same!(template.status()?, Status::Exited(0), "status");
+        same!(known(&template)?, 0, "pages");
+    }
+    Ok(())
+}
+
+fn switched_off_by_fd() -> Outcome {
+    let file = File::open(child("dynamic0"))?;
+    let flags = uapi::SPAWN_TEMPLATE_CREATE_NO_LEARNING.into();
+    let template = create(&CreateArgs { flags, execfd: file.as_raw_fd(), ..Default::default() })?;
+    same!(template.status()?, Status::Exited(0), "status");
+    same!(known(&template)?, 0, "pages");
+    Ok(())
+}
+
+/// Everything a process can learn about itself, but for what is its own: the same after exec, and in the first and in
+/// later children of a template.
+fn later_children_see_no_difference() -> Outcome {
+    let lines = |show: &Show| show.without_prefix("own.");
+    for name in ["report", "report-static", "first"] {
+        let path = os::c_path(child(name));
+        let executed = show_by_exec(|| os::execve(&path, &[c"child".to_owned()], &[]))?;
+        let template = Template::child(name)?;
+        for round in 0..3 {
+            same!(lines(&template.spawn().show()?), lines(&executed), "what child {round} of {name} says");
+        }
+    }
+    Ok(())
+}
+
+fn failing_spawn_teaches_nothing() -> Outcome {
+    let template = Template::child("dynamic0")?;
+    let limit = crate::template::Act::Dup2(999, 1);
+    ensure!(template.spawn().act(limit).run().is_err(), "a wrong action was accepted");
+    same!(known(&template)?, 0, "pages after a failure");
+    same!(template.status()?, Status::Exited(0), "status");
+    ensure!(known(&template)? > 0, "the failure keeps the template from learning");
+    Ok(())
+}
+
+/// A child that a signal ends at once is not learned from, unless two others have been before it.
+fn killed_children() -> Outcome {
+    let mut young = false;
+    // A child may have had its second before it is killed, on a machine that has no time.
+    for _ in 0..5 {
+        let template = Template::child("sleep")?;
+        let mut after = [0; 4];
+        for pages in &mut after {
+            // Killed when dropped.
+            drop(template.spawn().run()?);
+            *pages = known(&template)?;
+        }
+        ensure!(after[2] > 0 && after[3] == after[2], "pages after 1, 2, 3, 4 killed children: {after:?}");
+        young |= after[1] == 0;
+    }
+    ensure!(young, "a template always learns from a child that was killed at once");
+    Ok(())
+}
+
+/// Four children of a new template, all running at the same time: one of them is learned from.
+fn learned_while_others_run() -> Outcome {
+    let template = Template::child("sleep")?;
+    let children = (0..4).map(|_| template.spawn().arg("1").run()).collect::<Result<Vec<_>, _>>()?;
+    for child in children {
+        same!(child.wait()?, Status::Exited(0), "status");
+    }
+    ensure!(known(&template)? > 0, "nothing is known after they have ended");
+    Ok(())
+}
+
+/// What a program touches in its first second is known to the next child that is started, even if it runs for ever.
+fn known_while_the_first_child_runs() -> Outcome {
+    let template = Template::child("sleep")?;
+    let _first = template.spawn().run()?;
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    same!(known(&template)?, 0, "pages while the first child runs");
+    let _second = template.spawn().run()?;
+    ensure!(known(&template)? > 0, "nothing is known after the second child was started");
+    Ok(())
+}
+
+/// What was learned of a file that is shorter now is left to faults, and harms nobody.
+fn library_that_shrinks() -> Outcome {
+    let folder = Folder::tmp("learning-library")?;
+    let library = folder.join("libnothing.so");
+    // Big enough to have pages that go, and loaded for nothing but its name.
+    fs::copy("/lib/x86_64-linux-gnu/libm.so.6", &library)?;
+    let template = Template::child("dynamic0")?;
+    let preload = format!("LD_PRELOAD={library}");
+    let spawn = template.spawn().envp([preload.as_str()]);
+    same!(spawn.status()?, Status::Exited(0), "status with the library");
+    same!(spawn.status()?, Status::Exited(0), "status with the library, again");
+    File::options().write(true).open(&library)?.set_len(100)?;
+    let status = spawn.status()?;
+    ensure!(matches!(status, Status::Exited(0) | Status::Exited(127)), "with a library that was cut off: {status:?}");
+    fs::remove_file(&library)?;
+    same!(spawn.status()?, Status::Exited(0), "status without the library");
+    Ok(())
+}
+
+/// Private copies that are made ahead are as private as others: the file does not change.
+fn written_pages_are_the_childs_own() -> Outcome {
+    let folder = Folder::tmp("learning-private")?;
+    let path = folder.copy("report")?;
+    let before = fs::read(&path)?;
+    let template = Template::path(&path)?;
+    for _ in 0..3 {
+        template.spawn().show()?;
+    }
+    ensure!(fs::read(&path)? == before, "the executable has changed");
+    let last = before.len() as u64 - 1;
+    same!(File::open(&path)?.read_at(&mut [0], last)?, 1, "its last byte");
+    Ok(())
+}
+
+fn template_closed_under_a_learning_child() -> Outcome {
+    let template = Template::child("sleep")?;
+    let first = template.spawn().run()?;
+    let second = template.spawn().run()?;
+    drop(template);
+    drop((first, second));
+    Ok(())
+}
+
+/// Processes that use one template at the same time, from its first child on.
+fn many_callers() -> Outcome {
+    for _ in 0..3 {
+        let template = Template::child("dynamic0")?;
+        in_worker(|| {
+            std::thread::scope(|scope| {
+                let spawn_some = || (0..10).all(|_| matches!(template.status(), Ok(Status::Exited(0))));
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(spawn_some)).collect();
+                let good = threads.into_iter().all(|thread| thread.join().unwrap_or(false));
+                ensure!(good, "a child did not end well");
+                Ok(())
+            })
+        })?;
+        ensure!(known(&template)? > 0, "nothing was learned");
+    }
+    Ok(())
+}
