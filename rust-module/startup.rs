@@ -35,7 +35,7 @@ impl StartupPages {
         self.0.as_ptr()
     }
 
-    /// How many pages are known; 0 as long as no child has ended.
+    /// How many pages are known; 0 until the first child has ended or has had its time.
     pub(crate) fn count(&self) -> u32 {
         // SAFETY: By the type invariant the record is valid.
         unsafe { bindings::startup_pages_count(self.0.as_ptr()) }

@@ -22,7 +22,7 @@
 #define SPAWN_TEMPLATE_CREATE_CLOEXEC		(1ULL << 0)
 /*
  * Do not learn from a child which pages of its files the program touches, to
- * map them at once for later ones. A child sees no difference but in speed.
+ * map them at once for later ones. What a child finds in them is the same.
  */
 #define SPAWN_TEMPLATE_CREATE_NO_LEARNING	(1ULL << 1)
 
