@@ -202,7 +202,7 @@ impl TemplateOptions {
     }
 
     /// Whether the kernel learns from the first process which pages of its files the program touches, to map them at
-    /// once for later ones; true by default. Processes see no difference but in speed and page fault counts. Means
+    /// once for later ones; true by default. What they find in these pages is the same, see `spawn_template(7)`. Means
     /// nothing where the kernel has no templates.
     pub const fn learning(mut self, learn: bool) -> Self {
         self.learning = learn;

@@ -2,20 +2,20 @@
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, chown};
 
 use spawn_template::uapi;
 
 use crate::harness::{Outcome, in_worker};
 use crate::os::{self, Status};
 use crate::show::Show;
-use crate::template::{CreateArgs, Folder, Template, child, create, show_by_exec};
+use crate::template::{Act, CreateArgs, Folder, Template, child, create, set_mode, show_by_exec};
 use crate::{ensure, same, tests};
 
 tests!("learning":
     nothing_before_the_first_child_ends, known_after_the_first_child, later_children_fault_less, switched_off, switched_off_by_fd,
     later_children_see_no_difference, failing_spawn_teaches_nothing, killed_children, learned_while_others_run,
-    known_while_the_first_child_runs,
+    known_while_the_first_child_runs, set_user_id_program, unreadable_program, child_that_is_another_user,
     library_that_shrinks, written_pages_are_the_childs_own, template_closed_under_a_learning_child, many_callers,
 );
 
@@ -101,7 +101,7 @@ fn later_children_see_no_difference() -> Outcome {
 
 fn failing_spawn_teaches_nothing() -> Outcome {
     let template = Template::child("dynamic0")?;
-    let limit = crate::template::Act::Dup2(999, 1);
+    let limit = Act::Dup2(999, 1);
     ensure!(template.spawn().act(limit).run().is_err(), "a wrong action was accepted");
     same!(known(&template)?, 0, "pages after a failure");
     same!(template.status()?, Status::Exited(0), "status");
@@ -147,6 +147,52 @@ fn known_while_the_first_child_runs() -> Outcome {
     same!(known(&template)?, 0, "pages while the first child runs");
     let _second = template.spawn().run()?;
     ensure!(known(&template)? > 0, "nothing is known after the second child was started");
+    Ok(())
+}
+
+/// Which pages a program touches is its user's business: nothing is learned from one that has more rights than its
+/// caller.
+fn set_user_id_program() -> Outcome {
+    let folder = Folder::new("/var/tmp", "learning-setuid")?;
+    let path = folder.copy("static0")?;
+    chown(&path, Some(777), None)?;
+    set_mode(&path, 0o4755)?;
+    teaches_nothing(&Template::path(&path)?)
+}
+
+/// Nor from one that its user may execute and not read.
+fn unreadable_program() -> Outcome {
+    let folder = Folder::new("/var/tmp", "learning-unreadable")?;
+    set_mode(folder.path(), 0o755)?;
+    let path = folder.copy("static0")?;
+    set_mode(&path, 0o711)?;
+    in_worker(|| {
+        os::become_user(12345)?;
+        teaches_nothing(&Template::path(&path)?)
+    })
+}
+
+fn teaches_nothing(template: &Template) -> Outcome {
+    for round in 0..3 {
+        same!(template.status()?, Status::Exited(0), "status of child {round}");
+        same!(known(template)?, 0, "pages after child {round}");
+    }
+    Ok(())
+}
+
+/// What was learned from a child is for children with the same ids.
+fn child_that_is_another_user() -> Outcome {
+    let template = Template::child("dynamic0")?;
+    same!(template.status()?, Status::Exited(0), "status");
+    ensure!(known(&template)? > 0, "nothing is known");
+    let faults_as = |id: u64| -> Outcome<i64> {
+        let before = os::faults_of_children()?;
+        same!(template.spawn().act(Act::Setuid(id)).status()?, Status::Exited(0), "status");
+        Ok(os::faults_of_children()? - before)
+    };
+    let own = faults_as(0)?.max(faults_as(0)?);
+    let others = faults_as(12345)?.min(faults_as(12345)?);
+    ensure!(own < others * 3 / 4, "{own} faults as the same user, {others} as another");
     Ok(())
 }
 
