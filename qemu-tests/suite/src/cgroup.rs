@@ -271,7 +271,7 @@ fn group_with_controlled_children() -> Outcome {
     Ok(())
 }
 
-/// Beside a threaded group, one that is not cannot have processes; the threaded one can.
+/// Beside a threaded group, a group of type "domain invalid" takes no processes; the threaded one does.
 fn threaded_group() -> Outcome {
     let group = Group::new("threads")?;
     let (threaded, invalid) = (group.below("threaded")?, group.below("invalid")?);
