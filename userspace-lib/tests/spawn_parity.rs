@@ -605,6 +605,47 @@ fn errors_name_what_failed() {
     });
 }
 
+/// Each mistake is the error that the documentation names, and the program has not run.
+#[test]
+fn bad_input_starts_nothing() {
+    each_way(|mode| {
+        let (marker, private) = (temporary("marker"), temporary("unreadable"));
+        fs::create_dir(&private).unwrap();
+        fs::set_permissions(&private, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        let file = File::open("/dev/null").unwrap();
+        let script = format!("echo > {}", marker.display());
+        let command = || shell(mode, &script);
+        let input = |command: &Command<'_>| match command.spawn() {
+            Err(Error::Input(mistake)) => mistake,
+            other => panic!("{other:?}"),
+        };
+
+        assert_eq!(input(command().arg("\0")), InvalidInput::NulInArgument(3));
+        assert_eq!(input(command().env("A", "\0")), InvalidInput::NulInEnvironment);
+        assert_eq!(input(command().current_dir("\0")), InvalidInput::NulInPath);
+        assert_eq!(input(command().fd(7, &file).fd(7, &file)), InvalidInput::FdCollision(7));
+        let nothing = input(command().dup2(ChildFd(77), 5));
+        assert!(matches!(nothing, InvalidInput::NothingPlaced { step: Step::Action(0), fd: 77, .. }));
+        let not_open = (Some(Stage::Action), Some(Step::Action(1)), libc::EBADF);
+        assert_eq!(failure(command().action(Action::Close(file.as_raw_fd())).dup2(&file, 5)), not_open);
+        assert_eq!(failure(command().current_dir("/does/not/exist")).2, libc::ENOENT);
+        let missing = Command::new("/does/not/exist").mode(mode).spawn().unwrap_err();
+        assert_eq!(missing.raw_os_error(), Some(libc::ENOENT));
+        if is_root() {
+            let entering = (Some(Stage::Action), Some(Step::CurrentDir), libc::EACCES);
+            assert_eq!(failure(command().uid(12345).current_dir(&private)), entering);
+            let back = (Some(Stage::Action), Some(Step::Action(0)), libc::EPERM);
+            assert_eq!(failure(command().uid(12345).action(Action::Setuid(0))), back);
+        }
+        assert!(!marker.exists(), "a program was started");
+
+        // It would have been noticed.
+        assert!(command().status().unwrap().success());
+        fs::remove_file(&marker).unwrap();
+        fs::remove_dir(&private).unwrap();
+    });
+}
+
 #[test]
 fn getters_and_debug() {
     let mut command = Command::new("ls");
