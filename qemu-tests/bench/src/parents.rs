@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{IntoRawFd, OwnedFd};
-use std::ptr;
+use std::{ptr, thread};
 
 const PAGE: usize = 4096;
 
@@ -18,13 +18,15 @@ pub enum Parent {
     Vmas10k,
     /// 10 000 open files, close-on-exec, so that the child is the same with every method.
     Fds10k,
+    /// 64 threads beside the one that measures, all of them asleep.
+    Threads64,
     /// As many MiB of anonymous memory, every page written, in small pages: a point of the curve over the parent's size.
     Touched(u16),
 }
 
 impl Parent {
     /// Those of the table, in its order.
-    pub const ALL: [Parent; 4] = [Parent::Small, Parent::Rss256m, Parent::Vmas10k, Parent::Fds10k];
+    pub const ALL: [Parent; 5] = [Parent::Small, Parent::Rss256m, Parent::Vmas10k, Parent::Fds10k, Parent::Threads64];
 
     /// The name used on the command line and in results.
     pub fn name(self) -> String {
@@ -33,6 +35,7 @@ impl Parent {
             Parent::Rss256m => "rss256m".into(),
             Parent::Vmas10k => "vmas10k".into(),
             Parent::Fds10k => "fds10k".into(),
+            Parent::Threads64 => "threads64".into(),
             Parent::Touched(mib) => format!("touched{mib}m"),
         }
     }
@@ -52,6 +55,7 @@ impl Parent {
             Parent::Rss256m => touch_memory(256 << 20),
             Parent::Vmas10k => make_mappings(10_000),
             Parent::Fds10k => open_files(10_000),
+            Parent::Threads64 => start_threads(64),
         }
     }
 }
@@ -113,6 +117,17 @@ fn open_files(count: u32) -> io::Result<()> {
     for _ in 0..count {
         let file: OwnedFd = File::open("/dev/null")?.into();
         let _stays_open = file.into_raw_fd();
+    }
+    Ok(())
+}
+
+fn start_threads(count: u32) -> io::Result<()> {
+    for _ in 0..count {
+        // Until the process ends.
+        let sleep = || loop {
+            thread::park();
+        };
+        thread::Builder::new().stack_size(64 << 10).spawn(sleep)?;
     }
     Ok(())
 }

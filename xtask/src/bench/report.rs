@@ -12,11 +12,12 @@ use super::tools::Tool;
 /// The rows of each block of the table, in order.
 pub const CHILDREN: [&str; 3] = ["libc-free", "static", "dynamic"];
 /// The blocks, in order, with a heading each.
-pub const PARENTS: [(&str, &str); 4] = [
+pub const PARENTS: [(&str, &str); 5] = [
     ("small", "small parent"),
     ("rss256m", "parent with 256 MiB touched (65 536 pages)"),
     ("vmas10k", "parent with 10 000 mappings, untouched"),
     ("fds10k", "parent with 10 000 open files"),
+    ("threads64", "parent with 64 threads"),
 ];
 /// The columns, in order.
 pub const METHODS: [&str; 5] = ["fork_exec", "vfork_exec", "posix_spawn", "clone3", SPAWN_TEMPLATE];
