@@ -10,7 +10,7 @@ use anyhow::Result;
 use crate::context::Context;
 use crate::kernel::Flavor;
 use crate::programs;
-use crate::qemu::{End, FOLDER, Outcome};
+use crate::qemu::{self, End, FOLDER, Outcome};
 use crate::run::Machine;
 use crate::ui::Lines;
 
@@ -57,7 +57,7 @@ pub struct Amount {
 /// `fuzz`
 pub fn main(ctx: &Context, args: FuzzArgs) -> Result<ExitCode> {
     let flavor = if args.debug { Flavor::Debug } else { Flavor::Patched };
-    let problem = run(ctx, &args.machine, flavor, args.amount, args.replay)?;
+    let problem = run(ctx, &args.machine, qemu::counts_instead(ctx, flavor)?, flavor, args.amount, args.replay)?;
     if let Some(problem) = problem {
         eprintln!("error: {problem}");
         return Ok(ExitCode::FAILURE);
@@ -65,15 +65,18 @@ pub fn main(ctx: &Context, args: FuzzArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Boots a guest, makes the calls and returns what is wrong. Shows what the guest says.
+/// Boots a guest, whose clock counts instructions with `icount`, makes the calls and returns what is wrong. Shows what
+/// the guest says.
 pub fn run(
     ctx: &Context,
     machine: &Machine,
+    icount: bool,
     flavor: Flavor,
     amount: Amount,
     replay: Option<u64>,
 ) -> Result<Option<String>> {
     let mut guest = machine.guest(ctx, flavor, "fuzz")?;
+    guest.icount = icount;
     programs::add_children(ctx, &mut guest.payload)?;
     guest.payload.copy(&programs::fuzz(ctx)?, &Path::new(FOLDER).join("guest-fuzz"))?;
     guest.argv = vec![format!("{FOLDER}/guest-fuzz")];

@@ -30,7 +30,7 @@ use crate::image::Image;
 use crate::interrupt::{Guarded, wait_if_interrupted};
 use console::Console;
 
-pub use accel::accelerator;
+pub use accel::{accelerator, counts_instead};
 pub use console::{Finding, Kind};
 pub use libraries::FOLDERS as LIBRARY_FOLDERS;
 pub use payload::{CopySpec, FOLDER, Payload};

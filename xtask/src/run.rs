@@ -91,16 +91,19 @@ impl Machine {
                 (kernel.bzimage, module)
             }
         };
-        let (mut usual, mut env) = ("1G", BTreeMap::new());
+        let (mut usual, mut env, mut kernel_args) = ("1G", BTreeMap::new(), "");
         if flavor == Flavor::Debug {
             // What it keeps beside each object takes as much room again.
             usual = "2G";
             env.insert("SPAWN_TEMPLATE_SLOW".into(), SLOWNESS.to_string());
+            // While the kernel finds out about the boot processor, it forgets for a moment that it has five levels of page
+            // tables; KASAN takes addresses for wild ones if an interrupt comes just then.
+            kernel_args = "no5lvl";
         }
         Ok(Guest {
             name: name.to_owned(),
             kernel,
-            kernel_args: String::new(),
+            kernel_args: kernel_args.into(),
             image: image::ensure(ctx)?,
             init: programs::init(ctx)?,
             module,

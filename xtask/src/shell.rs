@@ -47,7 +47,7 @@ pub fn main(ctx: &Context, args: ShellArgs) -> Result<ExitCode> {
     let term = std::env::var("TERM").ok().filter(|_| terminal).unwrap_or_else(|| "dumb".into());
     guest.env = BTreeMap::from([("TERM".into(), term), ("PS1".into(), r"\u@\h:\w\$ ".into())]);
     // What the kernel says below a warning would only get between the lines.
-    guest.kernel_args = "loglevel=5".into();
+    guest.kernel_args.push_str(" loglevel=5");
     guest.timeout = Duration::from_secs(7 * 24 * 3600);
     guest.terminal = Some(terminal_size());
     ctx.ui.note("starting a guest; `exit` or Ctrl-] ends it");

@@ -10,7 +10,7 @@ use anyhow::Result;
 use crate::cmd::Cmd;
 use crate::context::Context;
 use crate::kernel::{self, Flavor};
-use crate::qemu::{End, Guest, Outcome};
+use crate::qemu::{self, End, Guest, Outcome};
 use crate::run::Machine;
 use crate::ui::Lines;
 use crate::{fuzz, module, programs};
@@ -256,13 +256,15 @@ fn cargo_result(line: &str) -> Option<Tally> {
 fn guest(ctx: &Context, args: &TestArgs, flavor: Flavor, time: Option<Duration>, tally: &mut Tally) -> Result<()> {
     let begun = Instant::now();
     let left = || time.map(|time| time.saturating_sub(begun.elapsed()));
+    // Where seconds are counted, they have to be those of this machine.
+    let icount = time.is_none() && qemu::counts_instead(ctx, flavor)?;
     let filter = args.filter.as_deref().unwrap_or("");
     let mut jobs: Vec<Job> = Vec::new();
     if !filter.contains(SMACK) && filter != FUZZ_FILTER {
         // Few tests do not gain by a second boot.
         let shares = if filter.is_empty() { SHARES } else { 1 };
         for share in 1..=shares {
-            let mut guest = prepared(ctx, args, flavor, &format!("test-{share}"))?;
+            let mut guest = prepared(ctx, args, flavor, icount, &format!("test-{share}"))?;
             if share == 1 {
                 guest.payload.copy(&programs::crate_tests(ctx)?, "/payload/crate-tests".as_ref())?;
             }
@@ -282,14 +284,14 @@ fn guest(ctx: &Context, args: &TestArgs, flavor: Flavor, time: Option<Duration>,
     // The suite is a static program, which can be asked here what it has.
     let listed = Cmd::new(programs::suite(ctx)?).args(["--list", SMACK]).read()?;
     if (filter.is_empty() || filter.contains(SMACK)) && listed.lines().any(|name| name.contains(filter)) {
-        let mut guest = prepared(ctx, args, flavor, "test-smack")?;
-        guest.kernel_args = SMACK_ARGS.into();
+        let mut guest = prepared(ctx, args, flavor, icount, "test-smack")?;
+        guest.kernel_args = format!("{} {SMACK_ARGS}", guest.kernel_args);
         guest.argv = vec!["/payload/guest-suite".into(), if filter.is_empty() { SMACK } else { filter }.into()];
         let name = "guest with Smack: the tests came to their end and the kernel stayed quiet";
         jobs.push(Box::new(move || boot(ctx, guest, left(), name)));
     }
     if filter.is_empty() || filter == FUZZ_FILTER {
-        jobs.push(Box::new(move || random_calls(ctx, &args.machine, flavor, left())));
+        jobs.push(Box::new(move || random_calls(ctx, &args.machine, icount, flavor, left())));
     }
     ctx.ui.note(format!("==> tests in {} guest(s) with the {} kernel", jobs.len(), flavor.name()));
     let at_once = std::thread::available_parallelism().map_or(1, |n| n.get()).min(AT_ONCE);
@@ -321,8 +323,9 @@ fn side_by_side(jobs: Vec<Job<'_>>, at_once: usize) -> Vec<Result<Tally>> {
 }
 
 /// A guest with the suite and what it starts, still without a command.
-fn prepared(ctx: &Context, args: &TestArgs, flavor: Flavor, name: &str) -> Result<Guest> {
+fn prepared(ctx: &Context, args: &TestArgs, flavor: Flavor, icount: bool, name: &str) -> Result<Guest> {
     let mut guest = args.machine.guest(ctx, flavor, name)?;
+    guest.icount = icount;
     programs::add_children(ctx, &mut guest.payload)?;
     guest.payload.copy(&programs::suite(ctx)?, "/payload/guest-suite".as_ref())?;
     // Without it, the crate's tests pass where the calls are missing.
@@ -363,7 +366,13 @@ fn boot(ctx: &Context, mut guest: Guest, time: Option<Duration>, name: &str) -> 
 }
 
 /// A short run of `fuzz`.
-fn random_calls(ctx: &Context, machine: &Machine, flavor: Flavor, time: Option<Duration>) -> Result<Tally> {
+fn random_calls(
+    ctx: &Context,
+    machine: &Machine,
+    icount: bool,
+    flavor: Flavor,
+    time: Option<Duration>,
+) -> Result<Tally> {
     let name = "guest: random calls ended well and left nothing behind";
     let mut tally = Tally::default();
     let left = time.map_or(FUZZ.seconds, |time| time.as_secs());
@@ -371,7 +380,7 @@ fn random_calls(ctx: &Context, machine: &Machine, flavor: Flavor, time: Option<D
         tally.skip(name, &format!("{left} s are left, which is too little; `cargo xtask fuzz` makes them"));
     } else {
         let amount = fuzz::Amount { seconds: left.min(FUZZ.seconds), ..FUZZ };
-        let problem = fuzz::run(ctx, machine, flavor, amount, None)?;
+        let problem = fuzz::run(ctx, machine, icount, flavor, amount, None)?;
         tally.count(name, problem.map_or(Ok(()), Err));
     }
     Ok(tally)

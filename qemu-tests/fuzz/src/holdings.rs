@@ -22,8 +22,9 @@ pub struct Holdings {
 const PAGES: [&str; 3] = ["nr_page_table_pages", "nr_kernel_stack", "nr_anon_pages"];
 
 /// Caches that say nothing: address ranges of kernel stacks are kept for a while after the stacks, by the hundred, and
-/// kmemleak has its own objects for each of them and for all others.
-const IGNORED: [&str; 3] = ["vmap_area", "kmemleak_object", "kmemleak_scan_area"];
+/// kmemleak has its own objects for each of them and for all others; and debugobjects keeps what it once needed for those
+/// whose lives it watches.
+const IGNORED: [&str; 4] = ["vmap_area", "kmemleak_object", "kmemleak_scan_area", "debug_objects_cache"];
 
 /// The caches in whose objects a process, a template or a spawn consists; a few more may be in use per processor.
 const OURS: [&str; 10] = [

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use super::{BINARY, memory_file, passed_path};
 use crate::context::{Accel, Context};
 use crate::interrupt::Guarded;
+use crate::kernel::Flavor;
 
 /// How long the probe may take. With real hardware support it takes well under a second.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -82,6 +83,12 @@ fn probe() -> Result<Option<Duration>> {
         }
     }
     Ok(None)
+}
+
+/// Whether the clock of a guest with this kernel should count instructions although nobody measures: the debug kernel is so
+/// slow under emulation that half of its time would go to timer interrupts. Its processors then run in turns.
+pub fn counts_instead(ctx: &Context, flavor: Flavor) -> Result<bool> {
+    Ok(flavor == Flavor::Debug && accelerator(ctx)?.0 == Accel::Tcg)
 }
 
 #[cfg(test)]
