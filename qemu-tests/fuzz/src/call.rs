@@ -213,7 +213,7 @@ impl Generator<'_> {
 
     fn create(&mut self) -> Create {
         let cloexec = self.rng.percent(80);
-        let mut flags = u64::from(cloexec);
+        let mut flags = u64::from(cloexec) | u64::from(self.rng.percent(20)) << 1;
         let mut execfd = -1;
         let mut filename = 0;
         let mut text = String::new();
@@ -245,7 +245,7 @@ impl Generator<'_> {
         if self.argument_mistake() {
             self.must_fail = true;
             match self.rng.below(4) {
-                0 => flags |= 2 << self.rng.below(63),
+                0 => flags |= 4 << self.rng.below(62),
                 1 if filename == 0 => execfd = self.rng.range(-5, -1),
                 1 => execfd = self.rng.pick(&self.world.executables),
                 _ => {
