@@ -3,6 +3,7 @@
 use std::env;
 use std::ffi::{CStr, CString, OsStr, OsString, c_char};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::OnceLock;
 
 use crate::InvalidInput;
 use crate::raw::address;
@@ -22,6 +23,18 @@ pub(crate) struct Changes {
     texts: Vec<u8>,
     /// In order of their names, each at most once.
     variables: Vec<Variable>,
+    /// What the kernel is given where nothing of the caller's is in it, for a command that is used again.
+    whole: Whole,
+}
+
+/// The vector of a whole environment, once somebody has asked for it. A clone is empty: its strings lie elsewhere.
+#[derive(Debug, Default)]
+struct Whole(OnceLock<Vec<u64>>);
+
+impl Clone for Whole {
+    fn clone(&self) -> Self {
+        Whole::default()
+    }
 }
 
 /// A variable that is set or taken out.
@@ -37,9 +50,11 @@ struct Variable {
 }
 
 /// The vector that the kernel is given.
-pub(crate) enum Environment {
+pub(crate) enum Environment<'c> {
     /// The caller's own, as it is when the process starts.
     Callers,
+    /// Addresses of strings that belong to the [`Changes`], ended by 0.
+    Whole(&'c [u64]),
     /// Addresses of strings, ended by 0. They belong to the [`Changes`], to the caller's environment, or to the copy.
     Built { vector: Vec<u64>, _copy: Vec<CString> },
 }
@@ -47,6 +62,7 @@ pub(crate) enum Environment {
 impl Changes {
     /// Makes room for more variables, as long as such usually are.
     pub(crate) fn reserve(&mut self, variables: usize) {
+        self.whole = Whole::default();
         self.variables.reserve(variables);
         self.texts.reserve(variables.saturating_mul(32));
     }
@@ -72,6 +88,7 @@ impl Changes {
     }
 
     fn put(&mut self, name: &[u8], value: Option<&[u8]>) {
+        self.whole = Whole::default();
         let place = self.find(name);
         if let Ok(index) = place {
             self.forget(index);
@@ -120,6 +137,7 @@ impl Changes {
 
     pub(crate) fn clear(&mut self) {
         self.cleared = true;
+        self.whole = Whole::default();
         self.variables.clear();
         self.texts.clear();
     }
@@ -145,26 +163,36 @@ impl Changes {
     }
 
     /// The environment of a child that is started now, or later with a copy of the caller's variables.
-    pub(crate) fn environment(&self, copy: bool) -> Environment {
-        if !copy && !self.cleared && self.variables.is_empty() {
+    pub(crate) fn environment(&self, copy: bool) -> Environment<'_> {
+        if self.cleared {
+            return Environment::Whole(self.whole.0.get_or_init(|| self.vector(Vec::new())));
+        }
+        if !copy && self.variables.is_empty() {
             return Environment::Callers;
         }
-        let mut copies = Vec::new();
-        let mut vector = Vec::with_capacity(self.variables.len() + 1);
-        if !self.cleared {
-            for variable in callers().filter(|variable| !self.has(variable)) {
-                if copy {
-                    copies.push(variable.to_owned());
-                } else {
-                    vector.push(address(variable.as_ptr()));
-                }
+        let (mut copies, mut vector) = (Vec::new(), Vec::new());
+        for variable in callers().filter(|variable| !self.has(variable)) {
+            if copy {
+                copies.push(variable.to_owned());
+            } else {
+                vector.push(address(variable.as_ptr()));
             }
         }
         vector.extend(copies.iter().map(|variable| address(variable.as_ptr())));
-        let set = self.variables.iter().filter(|variable| variable.set);
-        vector.extend(set.map(|variable| address(self.texts.as_ptr().wrapping_add(variable.start))));
+        Environment::Built { vector: self.vector(vector), _copy: copies }
+    }
+
+    /// The vector that begins like this, with the variables that are set.
+    fn vector(&self, mut vector: Vec<u64>) -> Vec<u64> {
+        vector.reserve_exact(self.variables.len() + 1);
+        let texts = self.texts.as_ptr();
+        for variable in &self.variables {
+            if variable.set {
+                vector.push(address(texts.wrapping_add(variable.start)));
+            }
+        }
         vector.push(0);
-        Environment::Built { vector, _copy: copies }
+        vector
     }
 
     /// Whether this is about the variable `NAME=value`.
@@ -177,13 +205,14 @@ impl Changes {
     }
 }
 
-impl Environment {
+impl Environment<'_> {
     /// The pointer that `execve(2)` takes.
     pub(crate) fn as_ptr(&self) -> *const *const c_char {
         match self {
             // SAFETY: whoever changes the environment has to make sure that no other thread reads it meanwhile; see
             // std::env::set_var() and setenv(3).
             Environment::Callers => unsafe { environ },
+            Environment::Whole(vector) => vector.as_ptr().cast(),
             Environment::Built { vector, .. } => vector.as_ptr().cast(),
         }
     }
@@ -212,6 +241,31 @@ fn callers() -> impl Iterator<Item = &'static CStr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_whole_environment_is_that_of_the_moment() -> Result<(), InvalidInput> {
+        let whole = |changes: &Changes| match changes.environment(false) {
+            Environment::Whole(vector) => vector.to_vec(),
+            _ => Vec::new(),
+        };
+        let expected = |changes: &Changes| changes.vector(Vec::new());
+        let mut changes = Changes::default();
+        assert!(matches!(changes.environment(false), Environment::Callers));
+        changes.clear();
+        assert_eq!(whole(&changes), [0]);
+        changes.set("A".as_ref(), "1".as_ref())?;
+        assert_eq!((whole(&changes).len(), whole(&changes)), (2, expected(&changes)));
+        changes.reserve(1000);
+        assert_eq!(whole(&changes), expected(&changes));
+        changes.set("B".as_ref(), "2".as_ref())?;
+        assert_eq!((whole(&changes).len(), whole(&changes)), (3, expected(&changes)));
+        let copy = changes.clone();
+        assert_ne!(whole(&copy), whole(&changes));
+        assert_eq!(whole(&copy), expected(&copy));
+        changes.remove("A".as_ref());
+        assert_eq!((whole(&changes).len(), whole(&changes)), (2, expected(&changes)));
+        Ok(())
+    }
 
     #[test]
     fn variables_that_are_set_again_take_no_more_room() -> Result<(), InvalidInput> {

@@ -25,7 +25,7 @@ pub(crate) type Defaults = [Kind<'static>; 3];
 pub(crate) struct Plan<'c> {
     flags: u64,
     argv: Vec<u64>,
-    environment: Environment,
+    environment: Environment<'c>,
     actions: Vec<spawn_template_action>,
     /// Which part of the command an action belongs to.
     steps: Vec<Step>,
@@ -106,7 +106,12 @@ impl<'c> Plan<'c> {
         }
         let mut plan = builder.finish()?;
         plan.flags = flags;
-        plan.argv = command.args.iter().map(|arg| address(arg.as_ptr())).chain([0]).collect();
+        // As with the environment, plain loops: chained iterators take twice as many instructions.
+        plan.argv.reserve_exact(command.args.len() + 1);
+        for arg in &command.args {
+            plan.argv.push(address(arg.as_ptr()));
+        }
+        plan.argv.push(0);
         plan.environment = command.environment.environment(copy);
         Ok(plan)
     }
@@ -406,7 +411,9 @@ impl Table {
             _ => 0,
         };
         let highest = command.steps.iter().map(target).max().unwrap_or(0).max(libc::STDERR_FILENO);
-        Table { inherit: command.inherit_fds, highest, ..Table::default() }
+        // Streams that the command says nothing about are often pipes.
+        let placed = Vec::with_capacity(command.steps.len() + 3);
+        Table { placed, inherit: command.inherit_fds, highest, ..Table::default() }
     }
 
     /// The number that the kernel has to look for: that of the source, or of a copy at a number that nobody places
@@ -511,6 +518,7 @@ mod tests {
 
     fn environment<'p>(plan: &'p Plan<'_>) -> Vec<&'p CStr> {
         match &plan.environment {
+            Environment::Whole(vector) => strings(vector),
             Environment::Built { vector, .. } => strings(vector),
             Environment::Callers => panic!("the caller's own"),
         }
