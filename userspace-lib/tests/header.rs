@@ -76,6 +76,7 @@ fn rust_facts() -> Facts {
     constants!(
         facts,
         SPAWN_TEMPLATE_CREATE_CLOEXEC,
+        SPAWN_TEMPLATE_CREATE_NO_LEARNING,
         SPAWN_TEMPLATE_CREATE_ARGS_SIZE_VER0,
         SPAWN_TEMPLATE_SPAWN_INHERIT_FDS,
         SPAWN_TEMPLATE_SPAWN_NOWAIT,
