@@ -26,7 +26,8 @@ pub struct Stats {
     pub program_headers: u64,
     /// How much kernel memory the template takes, in bytes.
     pub memory: u64,
-    /// How many pages of its files it is known to touch, and gets mapped at once; 0 until the first process has ended.
+    /// How many pages of its files it is known to touch, and gets mapped at once; 0 until the first process has ended, or
+    /// has run for a second and another one is started.
     pub startup_pages: u64,
     /// How many processes were started.
     pub spawns: u64,

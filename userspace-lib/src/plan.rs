@@ -106,7 +106,7 @@ impl<'c> Plan<'c> {
         }
         let mut plan = builder.finish()?;
         plan.flags = flags;
-        // As with the environment, plain loops: chained iterators take twice as many instructions.
+        // As with the environment, plain loops: chained iterators take more instructions.
         plan.argv.reserve_exact(command.args.len() + 1);
         for arg in &command.args {
             plan.argv.push(address(arg.as_ptr()));
