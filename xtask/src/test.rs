@@ -359,7 +359,7 @@ fn boot(ctx: &Context, mut guest: Guest, time: Option<Duration>, name: &str) -> 
         None,
     )?;
     drop(lines);
-    let (mut count, problem) = judge(&String::from_utf8_lossy(&said), &outcome);
+    let (mut count, problem) = judge(&String::from_utf8_lossy(&said), &outcome, time.is_some());
     outcome.explain();
     count.count(name, problem.map_or(Ok(()), Err));
     Ok(count)
@@ -395,8 +395,8 @@ fn lint(ctx: &Context, tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// What the tests counted, and what is wrong beyond that.
-fn judge(said: &str, outcome: &Outcome) -> (Tally, Option<String>) {
+/// What the tests counted, and what is wrong beyond that. With `limited` time, all of them may have been left out.
+fn judge(said: &str, outcome: &Outcome, limited: bool) -> (Tally, Option<String>) {
     let mut count = Tally::default();
     said.lines().filter_map(cargo_result).for_each(|tests| count.add(tests));
     let closing = said.lines().last().and_then(closing_line);
@@ -406,6 +406,7 @@ fn judge(said: &str, outcome: &Outcome) -> (Tally, Option<String>) {
         failed: said.lines().filter(|line| line.starts_with("FAILED ")).count() as u32,
         skipped: said.lines().filter(|line| line.starts_with("skipped ")).count() as u32,
     }));
+    let left_out = if limited { count.skipped } else { 0 };
     let problem = match (&outcome.end, outcome.findings.first()) {
         (End::Crashed, _) => Some("the kernel crashed".to_owned()),
         (End::TimedOut(what), _) => Some(what.clone()),
@@ -414,7 +415,7 @@ fn judge(said: &str, outcome: &Outcome) -> (Tally, Option<String>) {
         (_, Some(finding)) => Some(format!("{}: {}", finding.kind, finding.line)),
         (End::Signaled(signal), _) => Some(format!("signal {signal} ended the tests")),
         (End::Exited(_), None) if closing.is_none() => Some("the suite did not sum up".to_owned()),
-        (End::Exited(0), None) if count.failed > 0 || count.passed == 0 => {
+        (End::Exited(0), None) if count.failed > 0 || count.passed + left_out == 0 => {
             Some("the tests ended well, but by their count they did not".to_owned())
         }
         (End::Exited(status), None) if *status != 0 && count.failed == 0 => {
@@ -470,16 +471,24 @@ mod tests {
     #[test]
     fn a_suite_that_says_it_passed_is_not_believed_alone() {
         let good = "ok a\nok b\n2 passed, 0 failed\n";
-        assert_eq!(judge(good, &outcome(End::Exited(0), &[])), (tally(2, 0, 0), None));
-        assert!(judge(good, &outcome(End::Exited(0), &[Kind::Warning])).1.is_some());
-        assert!(judge(good, &outcome(End::Exited(1), &[])).1.is_some());
-        assert!(judge(good, &outcome(End::Crashed, &[])).1.is_some());
-        assert!(judge("0 passed, 0 failed\n", &outcome(End::Exited(0), &[])).1.is_some());
+        assert_eq!(judge(good, &outcome(End::Exited(0), &[]), false), (tally(2, 0, 0), None));
+        assert!(judge(good, &outcome(End::Exited(0), &[Kind::Warning]), false).1.is_some());
+        assert!(judge(good, &outcome(End::Exited(1), &[]), false).1.is_some());
+        assert!(judge(good, &outcome(End::Crashed, &[]), false).1.is_some());
+        assert!(judge("0 passed, 0 failed\n", &outcome(End::Exited(0), &[]), false).1.is_some());
+    }
+
+    #[test]
+    fn tests_may_all_be_left_out_for_want_of_time_alone() {
+        let said = "skipped a: the time is up\n0 passed, 0 failed, 1 skipped\n";
+        assert_eq!(judge(said, &outcome(End::Exited(0), &[]), true), (tally(0, 0, 1), None));
+        assert!(judge(said, &outcome(End::Exited(0), &[]), false).1.is_some());
+        assert!(judge("0 passed, 0 failed\n", &outcome(End::Exited(0), &[]), true).1.is_some());
     }
 
     #[test]
     fn a_suite_that_hangs_keeps_what_it_did() {
-        let (count, problem) = judge("ok a\nFAILED b: no\n", &outcome(End::TimedOut("too slow".into()), &[]));
+        let (count, problem) = judge("ok a\nFAILED b: no\n", &outcome(End::TimedOut("too slow".into()), &[]), false);
         assert_eq!(count, tally(1, 1, 0));
         assert_eq!(problem.as_deref(), Some("too slow"));
     }
@@ -488,13 +497,13 @@ mod tests {
     fn the_crates_tests_are_counted_with_the_suites() {
         let said = "test a ... ok\n\ntest result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n\
                     ok a\n1 passed, 0 failed, 1 skipped\n";
-        assert_eq!(judge(said, &outcome(End::Exited(0), &[])), (tally(3, 0, 1), None));
+        assert_eq!(judge(said, &outcome(End::Exited(0), &[]), false), (tally(3, 0, 1), None));
         // One of the crate's programs died before it could count.
-        assert!(judge(said, &outcome(End::Exited(1), &[])).1.is_some());
+        assert!(judge(said, &outcome(End::Exited(1), &[]), false).1.is_some());
     }
 
     #[test]
     fn failures_that_were_counted_are_not_counted_again() {
-        assert_eq!(judge("1 passed, 1 failed\n", &outcome(End::Exited(1), &[])), (tally(1, 1, 0), None));
+        assert_eq!(judge("1 passed, 1 failed\n", &outcome(End::Exited(1), &[]), false), (tally(1, 1, 0), None));
     }
 }
