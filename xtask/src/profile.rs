@@ -18,7 +18,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::bench::SETTLE;
-use crate::bench::report::{CHILDREN, Line, METHODS, PARENTS};
+use crate::bench::report::{CHILDREN, Line, METHODS, PARENTS, PROGRAMS};
 use crate::cmd::{read_file, write_file};
 use crate::context::Context;
 use crate::kernel::Flavor;
@@ -39,7 +39,7 @@ pub struct ProfileArgs {
     #[arg(value_parser = METHODS)]
     method: String,
     /// The child
-    #[arg(value_parser = CHILDREN)]
+    #[arg(value_parser = [CHILDREN, PROGRAMS].concat())]
     child: String,
     /// Profile METHOD_A as well, and show what METHOD has more or less of: `--diff METHOD_A METHOD_B CHILD`
     #[arg(long, value_name = "METHOD_A", value_parser = METHODS, conflicts_with = "against")]

@@ -12,6 +12,9 @@ mod stats;
 mod tools;
 
 use std::error::Error;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,8 +23,42 @@ use methods::{Method, Program};
 use parents::Parent;
 use serde_json::{Value, json};
 
-/// The children: the name in results, and the program's name in the folder of children.
-const CHILDREN: [(&str, &str); 3] = [("libc-free", "nothing"), ("static", "static0"), ("dynamic", "dynamic0")];
+/// What is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Child {
+    /// The name in results.
+    name: &'static str,
+    /// The program's name in the folder of children, or its path.
+    file: &'static str,
+    /// Its arguments after the first.
+    arguments: &'static [&'static str],
+}
+
+impl Child {
+    const fn new(name: &'static str, file: &'static str, arguments: &'static [&'static str]) -> Self {
+        Self { name, file, arguments }
+    }
+
+    /// Whether it is the distribution's, and does more than start and end.
+    fn is_installed(self) -> bool {
+        self.file.starts_with('/')
+    }
+
+    fn program(self, folder: &str) -> io::Result<Program> {
+        let path = if self.is_installed() { self.file.to_owned() } else { format!("{folder}/{}", self.file) };
+        Program::new(&path, self.arguments)
+    }
+}
+
+/// The children.
+const CHILDREN: [Child; 6] = [
+    Child::new("libc-free", "nothing", &[]),
+    Child::new("static", "static0", &[]),
+    Child::new("dynamic", "dynamic0", &[]),
+    Child::new("git --version", "/usr/bin/git", &["--version"]),
+    Child::new("perl -e 1", "/usr/bin/perl", &["-e", "1"]),
+    Child::new("python3 -c pass", "/usr/bin/python3", &["-c", "pass"]),
+];
 
 /// Rounds that are run before measuring: the first children fill caches, break the parent's copy-on-write sharing, and
 /// tell what a sample costs.
@@ -59,7 +96,7 @@ struct Options {
     methods: Vec<Method>,
     parents: Vec<Parent>,
     /// The children.
-    programs: Vec<(&'static str, &'static str)>,
+    programs: Vec<Child>,
     /// Name the kernel's functions and where they are, last.
     symbols: bool,
     mode: Mode,
@@ -101,7 +138,7 @@ impl Options {
             "--budget" => self.budget = number(&value)?,
             "--settle" => self.settle = Duration::from_nanos(number(&value)?),
             "--methods" => self.methods = named(&value, &Method::ALL, Method::name)?,
-            "--programs" => self.programs = named(&value, &CHILDREN, |child| child.0)?,
+            "--programs" => self.programs = named(&value, &CHILDREN, |child| child.name)?,
             "--parents" => self.parents = value.split(',').map(parent).collect::<Result<_, _>>()?,
             _ => return Err(format!("{name}: no such option")),
         }
@@ -189,28 +226,42 @@ fn describe_machine(options: &Options) -> Result<(), Box<dyn Error>> {
 
 /// Turns this process into the parent asked for and measures every method with every child.
 fn measure_all(options: &Options) -> Result<(), Box<dyn Error>> {
-    // SAFETY: changes a flag of this process that only execs look at: its children's.
-    unsafe { libc::personality(0) };
     let [parent] = options.parents[..] else { return Err("a worker measures one parent".into()) };
     parent.become_it()?;
-    for &(child, file) in &options.programs {
-        print_line(json!({ "type": "progress", "parent": parent.name(), "child": child }));
-        let mut program = Program::new(&format!("{}/{file}", options.children))?;
+    for &child in &options.programs {
+        // What costs millions does not depend on what its parent is like, but takes its time.
+        if child.is_installed() && parent != Parent::Small {
+            continue;
+        }
+        // The emulator translates a program anew wherever it finds it, which for a large one takes ten times as long as
+        // running it and counts no instruction.
+        let layout = if child.is_installed() { libc::ADDR_NO_RANDOMIZE } else { 0 };
+        // SAFETY: changes a flag of this process that only execs look at: its children's.
+        unsafe { libc::personality(layout as libc::c_ulong) };
+        print_line(json!({ "type": "progress", "parent": parent.name(), "child": child.name }));
+        let mut program = child.program(&options.children)?;
         let mut methods = options.methods.clone();
         if methods.contains(&Method::SpawnTemplate)
             && let Err(error) = program.make_template()
         {
             if !error.is_unsupported() {
-                return Err(format!("making a template of {file}: {error}").into());
+                return Err(format!("making a template of {}: {error}", child.name).into());
             }
             methods.retain(|&method| method != Method::SpawnTemplate);
             print_line(json!({ "type": "missing", "method": Method::SpawnTemplate.name() }));
         }
-        for (method, mut samples) in methods.iter().zip(measure(&program, &methods, options)?) {
+        let quiet = if child.is_installed() { Some(Quiet::new()?) } else { None };
+        let measured = measure(&program, &methods, options);
+        drop(quiet);
+        let (all, counted) = measured?;
+        if let Some(spawns) = counted {
+            print_line(json!({ "type": "counted", "spawns": spawns }));
+        }
+        for (method, mut samples) in methods.iter().zip(all) {
             samples.sort_unstable();
             print_line(json!({
                 "type": "result",
-                "child": child,
+                "child": child.name,
                 "method": method.name(),
                 "parent": parent.name(),
                 "n": samples.len(),
@@ -224,8 +275,36 @@ fn measure_all(options: &Options) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// As long as it exists, standard output leads nowhere: programs that have something to say would say it among the results.
+struct Quiet(OwnedFd);
+
+impl Quiet {
+    fn new() -> io::Result<Self> {
+        let saved = io::stdout().as_fd().try_clone_to_owned()?;
+        redirect(&File::options().write(true).open("/dev/null")?)?;
+        Ok(Self(saved))
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        // Without results the run fails, so nobody takes this for one that worked.
+        let _ = redirect(&self.0);
+    }
+}
+
+/// Has standard output lead where `to` does.
+fn redirect(to: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: replaces a descriptor that is only used by its number, as standard output.
+    let result = unsafe { libc::dup2(to.as_raw_fd(), libc::STDOUT_FILENO) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The samples of each method, and how many spawns the kernel has counted, if by template.
+type Measured = (Vec<Vec<u64>>, Option<u64>);
+
 /// The samples of every one of `methods`, taken in turn.
-fn measure(program: &Program, methods: &[Method], options: &Options) -> Result<Vec<Vec<u64>>, Box<dyn Error>> {
+fn measure(program: &Program, methods: &[Method], options: &Options) -> Result<Measured, Box<dyn Error>> {
     let mut calls_of_template = 0;
     let spawns_before = program.template_spawns()?;
     let mut sample = |method: Method, counts: bool| -> Result<u64, String> {
@@ -270,14 +349,11 @@ fn measure(program: &Program, methods: &[Method], options: &Options) -> Result<V
         }
     }
 
-    if let (Some(before), Some(after)) = (spawns_before, program.template_spawns()?) {
-        let counted = after - before;
-        if counted != calls_of_template {
-            return Err(format!("{calls_of_template} spawns by template, but the kernel counted {counted}").into());
-        }
-        print_line(json!({ "type": "counted", "spawns": counted }));
+    let counted = spawns_before.zip(program.template_spawns()?).map(|(before, after)| after - before);
+    if let Some(counted) = counted.filter(|counted| *counted != calls_of_template) {
+        return Err(format!("{calls_of_template} spawns by template, but the kernel counted {counted}").into());
     }
-    Ok(samples)
+    Ok((samples, counted))
 }
 
 fn print_line(line: Value) {
@@ -317,7 +393,7 @@ mod tests {
         assert_eq!(options.methods, [Method::ForkExec, Method::Clone3]);
         assert_eq!(options.parents, [Parent::Small]);
         assert_eq!(options.programs, CHILDREN);
-        assert_eq!(parse(&["--programs", "static"]).unwrap().programs, [("static", "static0")]);
+        assert_eq!(parse(&["--programs", "static"]).unwrap().programs, [CHILDREN[1]]);
         assert_eq!(options.iterations, 9);
         assert_eq!(options.mode, Mode::Latency);
         // The main process appends these to its own arguments.
@@ -342,13 +418,23 @@ mod tests {
     }
 
     #[test]
+    fn arguments_reach_the_program() {
+        for (script, ends_well) in [("exit 0", true), ("exit 1", false)] {
+            let program = Program::new("/bin/sh", &["-c", script]).unwrap();
+            for method in [Method::ForkExec, Method::VforkExec, Method::PosixSpawn, Method::Clone3] {
+                assert_eq!(program.run(method).is_ok(), ends_well, "{}, {script}", method.name());
+            }
+        }
+    }
+
+    #[test]
     fn every_baseline_starts_a_program() {
-        let program = Program::new("/bin/true").unwrap();
+        let program = Program::new("/bin/true", &[]).unwrap();
         for method in [Method::ForkExec, Method::VforkExec, Method::PosixSpawn, Method::Clone3] {
             program.run(method).unwrap_or_else(|error| panic!("{}: {error}", method.name()));
         }
-        let failing = Program::new("/bin/false").unwrap();
-        let absent = Program::new("/nonexistent").unwrap();
+        let failing = Program::new("/bin/false", &[]).unwrap();
+        let absent = Program::new("/nonexistent", &[]).unwrap();
         for method in Method::ALL {
             assert!(failing.run(method).is_err(), "{}", method.name());
             assert!(absent.run(method).is_err(), "{}", method.name());

@@ -47,20 +47,31 @@ impl Method {
 /// has them.
 pub struct Program {
     path: CString,
+    /// With the path before them; at most [`MOST_ARGUMENTS`].
+    arguments: Vec<CString>,
     environment: CString,
     stack: Box<ChildStack>,
     template: Option<Template>,
 }
+
+/// How many arguments a program is given, with its name.
+const MOST_ARGUMENTS: usize = 3;
 
 /// The stack a clone3 child starts on. The child here calls execve() without touching it.
 #[repr(align(16))]
 struct ChildStack(#[expect(dead_code, reason = "only its address is used")] [u8; 16 << 10]);
 
 impl Program {
-    /// The program at `path`, started with its path as the only argument and a PATH as the only variable.
-    pub fn new(path: &str) -> io::Result<Self> {
+    /// The program at `path`, started with its path and these arguments, and a PATH as the only variable.
+    pub fn new(path: &str, arguments: &[&str]) -> io::Result<Self> {
+        let arguments: Vec<_> =
+            [&[path], arguments].concat().into_iter().map(CString::new).collect::<Result<_, _>>()?;
+        if arguments.len() > MOST_ARGUMENTS {
+            return Err(io::Error::from_raw_os_error(libc::E2BIG));
+        }
         Ok(Self {
             path: CString::new(path)?,
+            arguments,
             environment: CString::from(c"PATH=/usr/sbin:/usr/bin:/sbin:/bin"),
             stack: Box::new(ChildStack([0; 16 << 10])),
             template: None,
@@ -80,7 +91,10 @@ impl Program {
 
     /// Starts the program with `method` and waits until it is reaped. An error unless it exits with status 0.
     pub fn run(&self, method: Method) -> io::Result<()> {
-        let argv = [self.path.as_ptr(), ptr::null()];
+        let mut argv = [ptr::null(); MOST_ARGUMENTS + 1];
+        for (pointer, argument) in argv.iter_mut().zip(&self.arguments) {
+            *pointer = argument.as_ptr();
+        }
         let envp = [self.environment.as_ptr(), ptr::null()];
         let (argv, envp) = (argv.as_ptr(), envp.as_ptr());
         match method {

@@ -63,23 +63,23 @@ pub fn measure(options: &Options) -> Result<(), Box<dyn Error>> {
     // One layout for all: see the tools. Where the samples are wall time under emulation they would show nothing else.
     // SAFETY: changes a flag of this process that only execs look at: its children's.
     unsafe { libc::personality(libc::ADDR_NO_RANDOMIZE as libc::c_ulong) };
-    for &(child, file) in &options.programs {
+    for &child in &options.programs {
         let mut programs = Vec::new();
         for _ in 0..CALLERS.into_iter().max().unwrap_or(1) {
-            programs.push(Program::new(&format!("{}/{file}", options.children))?);
+            programs.push(child.program(&options.children)?);
         }
-        let ways = ways(&mut programs).map_err(|error| format!("making templates of {file}: {error}"))?;
+        let ways = ways(&mut programs).map_err(|error| format!("making templates of {}: {error}", child.name))?;
         let mut expected = 0;
         for callers in CALLERS {
             let name = if callers == 1 { "1 caller".into() } else { format!("{callers} callers") };
-            print_line(json!({ "type": "progress", "parent": name, "child": child }));
+            print_line(json!({ "type": "progress", "parent": name, "child": child.name }));
             for (&way, mut samples) in ways.iter().zip(samples(&ways, callers, &programs, options)?) {
                 samples.sort_unstable();
                 let by_template = if way == Way::PosixSpawn { 0 } else { samples.len() + WARM_UP };
                 expected += (by_template * callers * SPAWNS) as u64;
                 print_line(json!({
                     "type": "scaling",
-                    "child": child,
+                    "child": child.name,
                     "callers": callers,
                     "method": way.name(),
                     "n": samples.len(),
@@ -89,7 +89,7 @@ pub fn measure(options: &Options) -> Result<(), Box<dyn Error>> {
                 }));
             }
         }
-        check(&programs, expected).map_err(|error| format!("{child}: {error}"))?;
+        check(&programs, expected).map_err(|error| format!("{}: {error}", child.name))?;
     }
     Ok(())
 }
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_sample_is_the_time_of_one_spawn() {
-        let programs = ["/bin/true"; 4].map(|path| Program::new(path).unwrap());
+        let programs = ["/bin/true"; 4].map(|path| Program::new(path, &[]).unwrap());
         for callers in CALLERS {
             assert!(sample(Way::PosixSpawn, callers, &programs, Duration::ZERO).unwrap() > 0);
         }
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn failing_programs_are_noticed() {
-        let programs = ["/bin/true", "/bin/false"].map(|path| Program::new(path).unwrap());
+        let programs = ["/bin/true", "/bin/false"].map(|path| Program::new(path, &[]).unwrap());
         assert!(sample(Way::PosixSpawn, 1, &programs, Duration::ZERO).is_ok());
         assert!(sample(Way::PosixSpawn, 2, &programs, Duration::ZERO).is_err());
         // Programs without a template.

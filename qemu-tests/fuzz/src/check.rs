@@ -226,7 +226,7 @@ impl Caller<'_> {
                 if let Some(result) = result {
                     return self.judge_result(call, arena, result, error);
                 }
-                if SPAWN_ERRORS.iter().any(|errors| errors.contains(&error)) {
+                if SPAWN_ERRORS.iter().any(|errors| errors.contains(&error)) || (error == libc::EINTR && call.limited) {
                     Ok(())
                 } else {
                     Err(format!("errno {error} is none of those that spawn has"))
@@ -303,7 +303,10 @@ impl Caller<'_> {
         self.totals.stages[stage].fetch_add(1, Relaxed);
         // Limits can leave the program no room for its stack, which exec finds when it writes there.
         let no_stack = stage == EXEC && error == libc::EFAULT && call.limited;
-        if (stage == NONE) != (error == 0) || (error != 0 && !errors.contains(&error) && !no_stack) {
+        // A limit of real-time kills who is over it, whatever it is doing.
+        let killed = [ACTION, EXEC].contains(&stage) && error == libc::EINTR && call.limited;
+        let known = errors.contains(&error) || no_stack || killed;
+        if (stage == NONE) != (error == 0) || (error != 0 && !known) {
             return wrong("that stage has no such error");
         }
         let in_range = action >= 0 && (action as usize) < call.actions.len();

@@ -4,11 +4,12 @@ use super::bars::{self, Bar, Group};
 use super::text::{self, escaped, figure};
 use super::{headings, method_named, row};
 use crate::bench::document::Document;
-use crate::bench::report::{CHILDREN, METHODS, PARENTS, SPAWN_TEMPLATE, Sample};
+use crate::bench::report::{METHODS, SPAWN_TEMPLATE, Sample, blocks};
 
 /// The section, empty without results.
 pub fn section(document: &Document) -> String {
-    let parents: String = PARENTS.iter().map(|(parent, heading)| block(document, parent, heading)).collect();
+    let parents: String =
+        blocks().map(|(parent, heading, children)| block(document, parent, heading, children)).collect();
     if parents.is_empty() {
         return parents;
     }
@@ -30,13 +31,13 @@ fn legend() -> String {
 }
 
 /// One parent.
-fn block(document: &Document, parent: &str, heading: &str) -> String {
+fn block(document: &Document, parent: &str, heading: &str, children: &[&str]) -> String {
     let samples: Vec<&Sample> = document.results.iter().filter(|sample| sample.parent == parent).collect();
     let of_child = |child: &str| -> Vec<(&'static str, &Sample)> {
         let sample = |method: &str| samples.iter().find(|sample| sample.child == child && sample.method == method);
         METHODS.into_iter().filter_map(|method| Some((method, *sample(method)?))).collect()
     };
-    let children: Vec<_> = CHILDREN.into_iter().map(|child| (child, of_child(child))).collect();
+    let children: Vec<_> = children.iter().map(|&child| (child, of_child(child))).collect();
     if children.iter().all(|(_, samples)| samples.is_empty()) {
         return String::new();
     }
