@@ -27,7 +27,7 @@ pub struct Stats {
     /// How much kernel memory the template takes, in bytes.
     pub memory: u64,
     /// How many pages of its files it is known to touch, and gets mapped at once; 0 until the first process has ended, or
-    /// has run for a second and another one is started.
+    /// has run for ten seconds, or for one and another is started.
     pub startup_pages: u64,
     /// How many processes were started.
     pub spawns: u64,

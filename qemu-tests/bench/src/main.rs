@@ -229,7 +229,7 @@ fn measure_all(options: &Options) -> Result<(), Box<dyn Error>> {
     let [parent] = options.parents[..] else { return Err("a worker measures one parent".into()) };
     parent.become_it()?;
     for &child in &options.programs {
-        // What costs millions does not depend on what its parent is like, but takes its time.
+        // These take their time, and what a parent is like shows with the others.
         if child.is_installed() && parent != Parent::Small {
             continue;
         }
