@@ -90,9 +90,12 @@ pub fn run(
         guest.argv.extend([name.into(), value.to_string()]);
     }
     guest.timeout = Duration::from_secs(amount.seconds) + MARGIN;
-    let mut lines = Lines::default();
-    let outcome = guest.run(ctx, &mut |bytes| lines.push(bytes), &mut |bytes| io::stderr().write_all(bytes), None)?;
-    drop(lines);
+    let ((), outcome) = qemu::run_unspoilt(ctx, || {
+        let mut lines = Lines::default();
+        guest
+            .run(ctx, &mut |bytes| lines.push(bytes), &mut |bytes| io::stderr().write_all(bytes), None)
+            .map(|outcome| ((), outcome))
+    })?;
     outcome.explain();
     Ok(problem(&outcome, amount.seed))
 }

@@ -48,8 +48,11 @@ const END_LIMIT: Duration = Duration::from_secs(20);
 /// How long a kernel that has crashed may go on printing.
 const CRASH_LIMIT: Duration = Duration::from_secs(3);
 
-/// How often a guest is booted when QEMU itself spoils it; see [`Outcome::is_stale_code`].
+/// How often a guest is booted when QEMU itself spoils the boot; see [`Outcome::is_stale_code`].
 const BOOT_ATTEMPTS: u32 = 3;
+
+/// How often a command is run that can be run again, when QEMU itself spoils it; see [`Outcome::is_stale_code`].
+const RUN_ATTEMPTS: u32 = 2;
 
 /// How many console logs are kept.
 const KEPT_LOGS: usize = 20;
@@ -136,7 +139,8 @@ impl Outcome {
     /// Whether the kernel ran into a breakpoint that it had set while patching its own code and had already removed.
     /// That is a fault of QEMU before 8.1 when it translates for several processors at once, not of the kernel.
     fn is_stale_code(&self) -> bool {
-        self.findings.first().is_some_and(|finding| finding.line.contains("Oops: int3:"))
+        matches!(self.end, End::Crashed)
+            && self.findings.first().is_some_and(|finding| finding.line.contains("Oops: int3:"))
     }
 
     /// Explains on stderr what is wrong, if anything is.
@@ -159,6 +163,19 @@ impl Outcome {
         }
         eprintln!("the whole console: {}", self.log.display());
     }
+}
+
+/// Runs a guest by way of `once`, and again if QEMU spoilt it; for commands that can be run again.
+pub fn run_unspoilt<T>(ctx: &Context, mut once: impl FnMut() -> Result<(T, Outcome)>) -> Result<(T, Outcome)> {
+    for _ in 1..RUN_ATTEMPTS {
+        let (result, outcome) = once()?;
+        if !outcome.is_stale_code() {
+            return Ok((result, outcome));
+        }
+        let log = outcome.log.display();
+        ctx.ui.note(format!("note: QEMU ran code that the kernel had just replaced; beginning again ({log})"));
+    }
+    once()
 }
 
 /// The job as guest-init reads it.
@@ -217,7 +234,7 @@ impl Guest {
     ///
     /// `on_started` gets the console's input once the command runs; only a guest with a terminal needs one.
     pub fn run(
-        mut self,
+        &mut self,
         ctx: &Context,
         on_stdout: Sink,
         on_stderr: Sink,
@@ -341,7 +358,7 @@ impl Guest {
             ("LANG", "C.UTF-8"),
         ];
         let mut env: BTreeMap<_, _> = usual.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        env.append(&mut self.env);
+        env.extend(self.env.clone());
         let job = Job {
             argv: &self.argv,
             env,
@@ -573,4 +590,26 @@ fn lines(stream: UnixStream, sender: &SyncSender<Message>) {
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_breakpoint_nobody_knows_is_qemus_fault_and_nothing_else_is() {
+        let crash = |end, log: &str| {
+            let mut console = Console::default();
+            console.feed(log.as_bytes());
+            console.finish();
+            Outcome { end, findings: console.findings().to_vec(), tail: Vec::new(), log: "log".into() }.is_stale_code()
+        };
+        let int3 = "[  114.726970] Oops: int3: 0000 [#1] SMP NOPTI\n[  114.75] Kernel panic - not syncing: Fatal\n";
+        let page_fault = "[    4.10] Oops: Oops: 0000 [#1] SMP PTI\n[    4.11] Kernel panic - not syncing: Fatal\n";
+        assert!(crash(End::Crashed, int3));
+        assert!(!crash(End::Exited(0), int3));
+        assert!(!crash(End::Crashed, page_fault));
+        assert!(!crash(End::Crashed, &format!("{page_fault}{int3}")));
+        assert!(!crash(End::Crashed, ""));
+    }
 }

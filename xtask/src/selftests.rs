@@ -163,20 +163,22 @@ fn run(
     let step = ctx.ui.step(format!("run the kernel's selftests on the {} kernel", flavor.name()));
     step.progress("booting");
     let (log_path, mut log) = ctx.cache.log(&format!("selftests-{}", flavor.name()))?;
-    let mut parser = ktap::Parser::default();
-    let mut complaints = Vec::new();
-    let outcome = guest.run(
-        ctx,
-        &mut |bytes| {
-            parser.feed(bytes);
-            if let Some(name) = parser.running() {
-                step.progress(name);
-            }
-            std::io::Write::write_all(&mut log, bytes)
-        },
-        &mut qemu::keep(&mut complaints),
-        None,
-    )?;
+    let ((parser, complaints), outcome) = qemu::run_unspoilt(ctx, || {
+        let (mut parser, mut complaints) = (ktap::Parser::default(), Vec::new());
+        let outcome = guest.run(
+            ctx,
+            &mut |bytes| {
+                parser.feed(bytes);
+                if let Some(name) = parser.running() {
+                    step.progress(name);
+                }
+                std::io::Write::write_all(&mut log, bytes)
+            },
+            &mut qemu::keep(&mut complaints),
+            None,
+        )?;
+        Ok(((parser, complaints), outcome))
+    })?;
     outcome.explain();
     let mut tests = parser.finish();
     if !matches!(outcome.end, End::Exited(0)) || tests.is_empty() {

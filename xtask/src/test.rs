@@ -344,21 +344,25 @@ fn prepared(ctx: &Context, args: &TestArgs, flavor: Flavor, icount: bool, name: 
 
 /// Boots, shows what the tests say and counts it. Tests that would begin after `time` are left out.
 fn boot(ctx: &Context, mut guest: Guest, time: Option<Duration>, name: &str) -> Result<Tally> {
-    if let Some(time) = time {
-        guest.env.insert("SPAWN_TEMPLATE_SECONDS".into(), time.as_secs().to_string());
-        guest.timeout = guest.timeout.min(time + DEBUG_MARGIN);
-    }
-    let (mut said, mut lines) = (Vec::new(), Lines::default());
-    let outcome = guest.run(
-        ctx,
-        &mut |bytes| {
-            said.extend_from_slice(bytes);
-            lines.push(bytes)
-        },
-        &mut |bytes| io::stderr().write_all(bytes),
-        None,
-    )?;
-    drop(lines);
+    let begun = Instant::now();
+    let usual = guest.timeout;
+    let (said, outcome) = qemu::run_unspoilt(ctx, || {
+        if let Some(time) = time.map(|time| time.saturating_sub(begun.elapsed())) {
+            guest.env.insert("SPAWN_TEMPLATE_SECONDS".into(), time.as_secs().to_string());
+            guest.timeout = usual.min(time + DEBUG_MARGIN);
+        }
+        let (mut said, mut lines) = (Vec::new(), Lines::default());
+        let outcome = guest.run(
+            ctx,
+            &mut |bytes| {
+                said.extend_from_slice(bytes);
+                lines.push(bytes)
+            },
+            &mut |bytes| io::stderr().write_all(bytes),
+            None,
+        )?;
+        Ok((said, outcome))
+    })?;
     let (mut count, problem) = judge(&String::from_utf8_lossy(&said), &outcome, time.is_some());
     outcome.explain();
     count.count(name, problem.map_or(Ok(()), Err));
