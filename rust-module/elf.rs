@@ -132,18 +132,17 @@ impl ProgramHeader {
     }
 }
 
-/// Everything exec wants to know about the contents of an ELF executable before it maps it.
-pub(crate) struct ElfImage {
+/// What stands at the start of an ELF file, and its program headers.
+pub(crate) struct Headers {
     head: KBox<[u8; HEAD]>,
     phdrs: KVec<u8>,
-    interpreter: Option<UserString>,
 }
 
-impl ElfImage {
-    /// Reads and checks the metadata of a file of `size` bytes.
+impl Headers {
+    /// Reads the headers of a file of `size` bytes.
     ///
-    /// Fails with `ENOEXEC` unless it is a well-formed native ELF executable, and with the error of
-    /// the read if that fails.
+    /// Fails with `ENOEXEC` unless they are those of a native ELF file, and with the error of the
+    /// read if that fails.
     pub(crate) fn read(file: &ExecFile, size: u64) -> Result<Self> {
         let mut head = KBox::new([0; HEAD], GFP_KERNEL_ACCOUNT)?;
         file.read(&mut head[..], 0)?;
@@ -156,10 +155,42 @@ impl ElfImage {
         }
         let mut phdrs = KVec::from_elem(0, len, GFP_KERNEL_ACCOUNT)?;
         file.read_exact(&mut phdrs, header.phoff)?;
+        Ok(Self { head, phdrs })
+    }
+
+    /// The start of the file, padded with zeroes, of which the first part is the ELF header.
+    pub(crate) fn head(&self) -> &[u8; HEAD] {
+        &self.head
+    }
+
+    /// The program headers: as many as the ELF header says, each of the native size.
+    pub(crate) fn phdrs(&self) -> &[u8] {
+        &self.phdrs
+    }
+
+    /// How much memory they take beyond the object itself, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        HEAD + self.phdrs.capacity()
+    }
+}
+
+/// Everything exec wants to know about the contents of an ELF executable before it maps it.
+pub(crate) struct ElfImage {
+    headers: Headers,
+    interpreter: Option<UserString>,
+}
+
+impl ElfImage {
+    /// Reads and checks the metadata of a file of `size` bytes.
+    ///
+    /// Fails with `ENOEXEC` unless it is a well-formed native ELF executable, and with the error of
+    /// the read if that fails.
+    pub(crate) fn read(file: &ExecFile, size: u64) -> Result<Self> {
+        let headers = Headers::read(file, size)?;
 
         let mut interpreter = None;
         let mut loadable = false;
-        for phdr in phdrs.chunks_exact(PHDR) {
+        for phdr in headers.phdrs().chunks_exact(PHDR) {
             let phdr = ProgramHeader::parse(phdr)?;
             match phdr.kind {
                 bindings::PT_LOAD => {
@@ -178,8 +209,7 @@ impl ElfImage {
         }
 
         Ok(Self {
-            head,
-            phdrs,
+            headers,
             interpreter,
         })
     }
@@ -202,22 +232,24 @@ impl ElfImage {
 
     /// How much memory it takes beyond the object itself, in bytes.
     pub(crate) fn memory(&self) -> usize {
-        HEAD + self.phdrs.capacity() + self.interpreter.as_ref().map_or(0, UserString::memory)
+        self.headers.memory() + self.interpreter.as_ref().map_or(0, UserString::memory)
     }
 
-    /// The form exec takes it in, with a record of pages or none, valid for as long as `self` is
-    /// borrowed.
+    /// The form exec takes it in, with the interpreter's headers and a record of pages, each of
+    /// which may be null. Valid for as long as `self` is borrowed and they are valid.
     pub(crate) fn as_bprm_image(
         &self,
+        interp_headers: *const bindings::bprm_interp,
         startup: *mut bindings::startup_pages,
     ) -> bindings::bprm_image {
         bindings::bprm_image {
-            head: self.head.as_ptr().cast(),
-            phdrs: self.phdrs.as_ptr().cast(),
-            phdrs_size: self.phdrs.len(),
+            head: self.headers.head().as_ptr().cast(),
+            phdrs: self.headers.phdrs().as_ptr().cast(),
+            phdrs_size: self.headers.phdrs().len(),
             interp: self
                 .interpreter()
                 .map_or(core::ptr::null(), CStr::as_char_ptr),
+            interp_headers,
             startup,
         }
     }
@@ -229,6 +261,6 @@ impl ElfImage {
 
     /// Number of program headers.
     pub(crate) fn phnum(&self) -> usize {
-        self.phdrs.len() / PHDR
+        self.headers.phdrs().len() / PHDR
     }
 }

@@ -108,9 +108,11 @@ impl Bprm {
     /// Turns the calling task into the program. After an error it must exit.
     pub(crate) fn exec(self, file: ExecFile, template: &Template) -> Result {
         let bprm = ManuallyDrop::new(self).0.as_ptr();
-        let image = template.bprm_image();
+        let interpreter = template.known_interpreter();
+        let image = template.bprm_image(interpreter.as_ref());
         // SAFETY: By the type invariant the bprm is valid, and it is given up, as is the file. The
-        // image describes the file, whose identity was checked after writes had been denied.
+        // image describes the file, whose identity was checked after writes had been denied; what
+        // it says about the interpreter outlives the call.
         to_result(unsafe { bindings::bprm_exec_file(bprm, file.into_raw(), &image) })
     }
 }

@@ -10,6 +10,8 @@
 //! - [`exec_file`]: an executable, opened the way exec opens it.
 //! - [`elf`]: ELF metadata, parsed and checked.
 //! - [`identity`]: whether a file is still the one that was parsed.
+//! - [`interpreter`]: the program interpreter's ELF headers.
+//! - [`startup`]: what is known of the pages that a program touches when it starts.
 //! - [`creds`]: whether a caller may use a template.
 //! - [`action`]: one action, read and checked in the caller.
 //! - [`filters`]: what the caller's seccomp filters say.
@@ -39,6 +41,7 @@ mod filters;
 mod groups;
 mod held_file;
 mod identity;
+mod interpreter;
 mod outcome;
 mod plan;
 mod spawn;

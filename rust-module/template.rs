@@ -8,6 +8,10 @@ use crate::{
     exec_file::ExecFile,
     held_file::HeldFile,
     identity::Identity,
+    interpreter::{
+        Interpreter,
+        Known, //
+    },
     startup::{
         self,
         StartupPages, //
@@ -50,6 +54,8 @@ pub(crate) struct Template {
     name: UserString,
     identity: Identity,
     image: ElfImage,
+    /// Nothing for a program without one, and where it could not be read; exec will tell.
+    interpreter: Option<Interpreter>,
     /// Nothing for a template that is not to learn.
     startup: Option<StartupPages>,
     creator: ARef<Credential>,
@@ -62,6 +68,7 @@ impl Template {
         // Writes are denied from before the identity is taken until the metadata has been read.
         let identity = Identity::settled(file.file())?;
         let image = ElfImage::read(&file, identity.size())?;
+        let interpreter = image.interpreter().map(Interpreter::read);
 
         Ok(Self {
             file: file.hold(),
@@ -69,6 +76,7 @@ impl Template {
             name,
             identity,
             image,
+            interpreter: interpreter.and_then(Result::ok),
             startup: learn.then(StartupPages::new).transpose()?,
             creator: creds::current(),
             spawns: Atomic::new(0),
@@ -153,11 +161,18 @@ impl Template {
         &self.image
     }
 
-    /// What exec is told about the file, valid for as long as `self` is borrowed.
-    pub(crate) fn bprm_image(&self) -> bindings::bprm_image {
+    /// What exec is told about the interpreter.
+    pub(crate) fn known_interpreter(&self) -> Option<Known<'_>> {
+        self.interpreter.as_ref().map(Known::new)
+    }
+
+    /// What exec is told about the file, valid for as long as `self` and `interpreter` are borrowed.
+    pub(crate) fn bprm_image(&self, interpreter: Option<&Known<'_>>) -> bindings::bprm_image {
         let startup = self.startup.as_ref();
-        self.image
-            .as_bprm_image(startup.map_or(core::ptr::null_mut(), StartupPages::as_ptr))
+        self.image.as_bprm_image(
+            interpreter.map_or(core::ptr::null(), Known::as_ptr),
+            startup.map_or(core::ptr::null_mut(), StartupPages::as_ptr),
+        )
     }
 
     /// How many pages are known that the program touches when it starts.
@@ -168,7 +183,8 @@ impl Template {
     /// How much memory the template takes, in bytes: its own, not that of the files it keeps open.
     pub(crate) fn memory(&self) -> usize {
         let startup = self.startup.as_ref().map_or(0, |_| startup::size());
-        size_of::<Self>() + self.name.memory() + self.image.memory() + startup
+        let interpreter = self.interpreter.as_ref().map_or(0, Interpreter::memory);
+        size_of::<Self>() + self.name.memory() + self.image.memory() + interpreter + startup
     }
 
     /// The name that the program is started under (`AT_EXECFN`).

@@ -16,7 +16,7 @@ tests!("elf":
     other_architectures, wrong_header_size, wrong_header_count, wrong_header_offset, no_load, lying_sizes,
     addresses_out_of_range, wrong_interpreter, missing_interpreter, interpreter_errors_as_exec, not_elf,
     truncated_image [120], truncated_program [180], every_header_byte [300], random_headers [300],
-    interpreter_with_one_letter,
+    interpreter_with_one_letter, interpreter_that_changes,
 );
 
 /// A folder with one file that changes its content all the time.
@@ -434,6 +434,52 @@ fn interpreter_with_one_letter() -> Outcome {
     }
     std::env::set_current_dir("/")?;
     Ok(())
+}
+
+/// The interpreter is the one that its path leads to at each spawn, with the contents that it has then.
+fn interpreter_that_changes() -> Outcome {
+    let bench = Bench::new("elf-interp-changes")?;
+    let folder = Folder::tmp("elf-changing-interpreter")?;
+    let path = folder.join("interpreter");
+    let exiting = |status: u8, more_headers: usize| {
+        let mut image = Image::new(&vec![Segment::default(); more_headers]);
+        image.kind = 3;
+        image.entry -= BASE;
+        image.segments[0].vaddr = 0;
+        image.exiting(status).bytes()
+    };
+    let put = |path: &str, bytes: &[u8]| fs::write(path, bytes).and_then(|()| set_mode(path, 0o755));
+    let replace = |bytes: &[u8]| {
+        let new = folder.join("new");
+        put(&new, bytes)?;
+        fs::rename(new, &path)
+    };
+
+    put(&path, &exiting(1, 0))?;
+    let template = bench.template(&Image::with_interpreter(path.as_bytes()).bytes())?;
+    let twice = |status, what: &str| -> Outcome {
+        same!(template.status()?, Status::Exited(status), "status, {what}");
+        same!(template.status()?, Status::Exited(status), "status once more, {what}");
+        Ok(())
+    };
+    twice(1, "as it was")?;
+    put(&path, &exiting(2, 0))?;
+    twice(2, "rewritten in place")?;
+    put(&path, &exiting(3, 2))?;
+    twice(3, "rewritten with more program headers")?;
+    replace(&exiting(4, 1))?;
+    twice(4, "replaced")?;
+    replace(&exiting(1, 0))?;
+    twice(1, "replaced by what it was at first")?;
+
+    replace(b"text")?;
+    let error = exec_error(&bench.path)?;
+    ensure!(error.is_some(), "a text was accepted as an interpreter");
+    same!(template.status().map_err(|e| e.raw_os_error()), Err(error), "error with a text");
+    fs::remove_file(&path)?;
+    same!(template.status().map_err(|e| e.raw_os_error()), Err(Some(libc::ENOENT)), "error without it");
+    put(&path, &exiting(5, 0))?;
+    twice(5, "there again")
 }
 
 fn not_elf() -> Outcome {

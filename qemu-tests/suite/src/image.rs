@@ -12,8 +12,10 @@ pub const GNU_STACK: u32 = 0x6474_e551;
 /// Where an `ET_EXEC` of ours is loaded.
 pub const BASE: u64 = 0x40_0000;
 
-/// exit(42): `mov $60,%eax; mov $42,%edi; syscall; ud2`.
-const CODE: [u8; 14] = [0xb8, 60, 0, 0, 0, 0xbf, 42, 0, 0, 0, 0x0f, 0x05, 0x0f, 0x0b];
+/// exit(0): `mov $60,%eax; mov $0,%edi; syscall; ud2`.
+const CODE: [u8; 14] = [0xb8, 60, 0, 0, 0, 0xbf, 0, 0, 0, 0, 0x0f, 0x05, 0x0f, 0x0b];
+/// Where in the code the status stands.
+const STATUS: usize = 6;
 
 /// A program header.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,7 +36,7 @@ pub struct Segment {
     pub align: u64,
 }
 
-/// A program: header, program headers, then code that exits with 42, then `tail`.
+/// A program: header, program headers, then code that exits with a status, 42 as a rule, then `tail`.
 #[derive(Clone, Debug)]
 pub struct Image {
     /// `e_ident`.
@@ -53,6 +55,8 @@ pub struct Image {
     pub phnum: u16,
     /// The program headers, written right after the header whatever `phoff` says.
     pub segments: Vec<Segment>,
+    /// The status that the program exits with.
+    pub status: u8,
     /// Bytes after the code.
     pub tail: Vec<u8>,
 }
@@ -75,6 +79,7 @@ impl Image {
             phentsize: 56,
             phnum: segments.len() as u16,
             segments,
+            status: 42,
             tail: Vec::new(),
         }
     }
@@ -86,6 +91,12 @@ impl Image {
         image.entry -= BASE;
         image.segments[0].vaddr = 0;
         image
+    }
+
+    /// The same, exiting with another status.
+    pub fn exiting(mut self, status: u8) -> Image {
+        self.status = status;
+        self
     }
 
     /// A program whose interpreter is `path`; its `PT_INTERP` is segment 1.
@@ -122,7 +133,9 @@ impl Image {
                 out.extend(field.to_le_bytes());
             }
         }
-        out.extend(CODE);
+        let mut code = CODE;
+        code[STATUS] = self.status;
+        out.extend(code);
         out.extend(&self.tail);
         out
     }

@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::process::Command;
 
 use crate::failing::{Failing, Failure, Stage};
 use crate::harness::{Outcome, failed, in_worker};
@@ -13,7 +14,7 @@ use crate::{ensure, same, tests};
 tests!("limits":
     every_resource [180], infinity, last_one_wins, caller_keeps_its_limits, lowering_is_for_everybody, raising_takes_privilege,
     more_files_than_the_system_allows, open_files_count_at_once, open_from_a_folder_takes_a_number, open_files_can_be_raised, stack_of_the_program, stack_and_arguments, smallest_stacks,
-    stack_and_memory_layout, core_file_size_of_zero,
+    stack_and_memory_layout, size_of_the_stack, core_file_size_of_zero,
 );
 
 /// Soft and hard limits that leave a dynamic program alive, for all resources there are.
@@ -270,6 +271,51 @@ fn stack_and_memory_layout() -> Outcome {
     // An unlimited stack gets five sixths of the address space.
     ensure!(low < 0x2000_0000_0000, "libc at {low:#x} with an unlimited stack");
     ensure!(high > 0x7000_0000_0000, "libc at {high:#x} with a stack of 8 MiB");
+    Ok(())
+}
+
+/// The size in bytes of the stack, among the mappings that a process shows of itself.
+fn stack_in(maps: &[u8]) -> Outcome<u64> {
+    let text = String::from_utf8_lossy(maps);
+    let range = text.lines().find(|line| line.ends_with("[stack]")).and_then(|line| line.split(' ').next());
+    let ends: Vec<u64> = range.into_iter().flat_map(|range| range.split('-')).map_while(hexadecimal).collect();
+    match ends[..] {
+        [start, end] => Ok(end - start),
+        _ => Err(failed(format!("no stack among the mappings: {text}"))),
+    }
+}
+
+fn hexadecimal(text: &str) -> Option<u64> {
+    u64::from_str_radix(text, 16).ok()
+}
+
+/// The stack is as large as after exec, whatever the caller's limit, the child's own, and the size of the environment.
+fn size_of_the_stack() -> Outcome {
+    for (callers, childs) in [(8 << 20, 8 << 20), (8 << 20, 64 << 10), (8 << 20, 100_000), (64 << 10, 8 << 20)] {
+        for (size, count) in [(1, 1), (3000, 1), (3000, 4), (30_000, 1)] {
+            let what = format!("stack limits {callers} and {childs}, {count} variables of {size} bytes");
+            let variables = || (0..count).map(|i| (format!("V{i}"), "x".repeat(size)));
+            let environment = variables().map(|(name, value)| format!("{name}={value}"));
+            in_worker(|| {
+                os::set_rlimit(libc::RLIMIT_STACK, callers)?;
+                let template = Template::path("/bin/cat")?;
+                let limit = Act::Rlimit(libc::RLIMIT_STACK, childs, libc::RLIM_INFINITY);
+                let spawn = template.spawn().argv(["/bin/cat", "/proc/self/maps"]).envp(environment).act(limit);
+                let mut stacks = Vec::new();
+                // The second one has its pages mapped beforehand.
+                for _ in 0..2 {
+                    let (status, output) = spawn.output()?;
+                    same!(status, Status::Exited(0), "cat's status, {what}");
+                    stacks.push(stack_in(&output)?);
+                }
+                os::set_rlimit(libc::RLIMIT_STACK, childs)?;
+                let output = Command::new("/bin/cat").arg("/proc/self/maps").env_clear().envs(variables()).output()?;
+                let usual = stack_in(&output.stdout)?;
+                same!(stacks, [usual, usual], "size of the stack, {what}");
+                Ok(())
+            })?;
+        }
+    }
     Ok(())
 }
 
