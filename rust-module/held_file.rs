@@ -62,6 +62,12 @@ impl HeldFile {
         self.0.as_ptr()
     }
 
+    /// The file's inode, valid for as long as `self` lives.
+    pub(crate) fn inode(&self) -> *mut bindings::inode {
+        // SAFETY: By the type invariant the file is valid; its inode never changes.
+        unsafe { (*self.as_ptr()).f_inode }
+    }
+
     /// Where the file lies, valid for as long as `self` lives.
     pub(crate) fn path(&self) -> *const bindings::path {
         // SAFETY: By the type invariant the file is valid; `f_path` never changes while it is open.

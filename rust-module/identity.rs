@@ -67,7 +67,7 @@ impl Identity {
     pub(crate) fn settled(file: &HeldFile) -> Result<Self> {
         loop {
             let identity = Self::of(file)?;
-            if identity.cookie.is_some() || identity.age() > granularity(file) {
+            if identity.is_settled(file) {
                 return Ok(identity);
             }
             // SAFETY: This is a process, and no lock is held.
@@ -75,6 +75,11 @@ impl Identity {
                 return Err(EINTR);
             }
         }
+    }
+
+    /// Whether a change made from now on is sure to alter the identity, which is that of `file`.
+    pub(crate) fn is_settled(&self, file: &HeldFile) -> bool {
+        self.cookie.is_some() || self.age() > granularity(file)
     }
 
     /// Nanoseconds since the change time, by the clock that file systems use; as good as infinite
@@ -120,6 +125,6 @@ fn granularity(file: &HeldFile) -> i64 {
     const TICK: i64 = NSEC_PER_SEC / 100;
 
     // SAFETY: The file is valid, and with it its inode and superblock.
-    let step = unsafe { (*(*(*file.as_ptr()).f_inode).i_sb).s_time_gran };
+    let step = unsafe { (*(*file.inode()).i_sb).s_time_gran };
     TICK.max(step.into())
 }

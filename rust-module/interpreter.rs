@@ -19,8 +19,8 @@ use kernel::{
 
 /// An interpreter, as it was when the template was made.
 pub(crate) struct Interpreter {
-    /// Keeps the inode, so that no other file gets its number.
-    _file: HeldFile,
+    /// Keeps the inode, so that no other file gets its address or number.
+    file: HeldFile,
     identity: Identity,
     headers: Headers,
 }
@@ -28,16 +28,20 @@ pub(crate) struct Interpreter {
 impl Interpreter {
     /// Reads the headers of the interpreter at `path`.
     ///
-    /// Fails with the errors of execve(2), and with `ENOEXEC` for what is no native ELF file. A
-    /// spawn finds out about these by itself.
+    /// Fails with the errors of execve(2), with `ENOEXEC` for what is no native ELF file, and with
+    /// `ESTALE` for a file that was changed so lately that the next change might not show. A spawn
+    /// then does what exec does.
     pub(crate) fn read(path: &CStr) -> Result<Self> {
         // Writes are denied from before the identity is taken until the headers have been read.
         let file = ExecFile::open(path)?;
-        let identity = Identity::settled(file.file())?;
+        let identity = Identity::of(file.file())?;
+        if !identity.is_settled(file.file()) {
+            return Err(ESTALE);
+        }
         let headers = Headers::read(&file, identity.size())?;
 
         Ok(Self {
-            _file: file.hold(),
+            file: file.hold(),
             identity,
             headers,
         })
@@ -97,6 +101,8 @@ impl<'a> Known<'a> {
         };
         // SAFETY: The caller has a reference, by which the file is valid.
         let file = unsafe { HeldFile::new_ref(file) };
-        Identity::of(&file).ok() == Some(known.interpreter.identity)
+        let interpreter = known.interpreter;
+        file.inode() == interpreter.file.inode()
+            && Identity::of(&file).ok() == Some(interpreter.identity)
     }
 }

@@ -193,7 +193,11 @@ impl Spawn {
     }
 
     /// Makes the child and, unless `nowait`, waits for its outcome.
-    fn start(job: Job, nowait: bool) -> Result<(bindings::pid_t, ARef<File>), Failure> {
+    fn start(
+        job: Job,
+        nowait: bool,
+        pidfd: bool,
+    ) -> Result<(bindings::pid_t, Option<ARef<File>>), Failure> {
         let mut flags = 0;
         let mut flag = |set: bool, flag| flags |= if set { flag } else { 0 };
         flag(job.plan.inherit, bindings::KERNEL_SPAWN_INHERIT_FILES);
@@ -202,6 +206,7 @@ impl Spawn {
             bindings::KERNEL_SPAWN_INTO_CGROUP,
         );
         flag(nowait, bindings::KERNEL_SPAWN_NOWAIT);
+        flag(!pidfd, bindings::KERNEL_SPAWN_NO_PIDFILE);
 
         let spawn = Self {
             raw: Opaque::new(bindings::kernel_spawn {
@@ -230,12 +235,11 @@ impl Spawn {
             place: spawn.failed_at.get(),
         })?;
 
-        // SAFETY: After success both are set and do not change, and the reference to the file is
-        // ours. `spawn` keeps the object.
-        unsafe {
-            let file = NonNull::new_unchecked((*raw).pidfile.cast());
-            Ok(((*raw).pid, ARef::from_raw(file)))
-        }
+        // SAFETY: After success both are set and do not change. `spawn` keeps the object.
+        let (pid, file) = unsafe { ((*raw).pid, (*raw).pidfile) };
+        // SAFETY: If there is a file, its reference is ours.
+        let file = NonNull::new(file).map(|file| unsafe { ARef::from_raw(file.cast()) });
+        Ok((pid, file))
     }
 }
 
@@ -293,7 +297,11 @@ fn spawn_from(
 
     let inherit = u64::from(bindings::SPAWN_TEMPLATE_SPAWN_INHERIT_FDS);
     let nowait = u64::from(bindings::SPAWN_TEMPLATE_SPAWN_NOWAIT);
-    if args.flags & !(inherit | nowait) != 0 || args.pidfd == 0 || args.reserved != [0; 4] {
+    let no_pidfd = u64::from(bindings::SPAWN_TEMPLATE_SPAWN_NO_PIDFD);
+    if args.flags & !(inherit | nowait | no_pidfd) != 0
+        || (args.pidfd == 0) != (args.flags & no_pidfd != 0)
+        || args.reserved != [0; 4]
+    {
         return Err(Failure::of(Stage::Arguments, EINVAL));
     }
     filters::ask_about_spawn().at(Stage::Identity)?;
@@ -305,15 +313,20 @@ fn spawn_from(
     let (bprm, _charge) = bprm.at(Stage::Arguments)?;
 
     // All that can fail for the caller's sake does so before there is a child.
-    let pidfd = PidfdSlot::new(args.pidfd).at(Stage::Arguments)?;
+    let pidfd = match args.pidfd {
+        0 => None,
+        addr => Some(PidfdSlot::new(addr).at(Stage::Arguments)?),
+    };
 
     let job = Job {
         plan,
         bprm,
         template,
     };
-    let (pid, file) = Spawn::start(job, args.flags & nowait != 0)?;
-    pidfd.0.fd_install(file);
+    let (pid, file) = Spawn::start(job, args.flags & nowait != 0, pidfd.is_some())?;
+    if let (Some(pidfd), Some(file)) = (pidfd, file) {
+        pidfd.0.fd_install(file);
+    }
     Ok(pid)
 }
 

@@ -58,12 +58,15 @@ struct spawn_template_create_args {
  * program. What fails after that ends the child with exit status 127.
  */
 #define SPAWN_TEMPLATE_SPAWN_NOWAIT		(1ULL << 1)
+/* Make no pidfd; the child is waited for by its process id. */
+#define SPAWN_TEMPLATE_SPAWN_NO_PIDFD		(1ULL << 2)
 
 /**
  * struct spawn_template_spawn_args - argument of spawn_template_spawn()
  * @flags:       SPAWN_TEMPLATE_SPAWN_*
- * @pidfd:       pointer to an int that receives the child's pidfd; mandatory.
- *               What it holds after a failed call means nothing
+ * @pidfd:       pointer to an int that receives the child's pidfd; 0 with
+ *               SPAWN_TEMPLATE_SPAWN_NO_PIDFD, and only then. What it holds
+ *               after a failed call means nothing
  * @argv:        pointer to the NULL terminated argument vector, as execve()
  * @envp:        pointer to the NULL terminated environment, as execve()
  * @actions:     pointer to @actions_len struct spawn_template_action

@@ -20,7 +20,7 @@ use crate::uapi::{
 /// What to start a template with: `struct spawn_template_spawn_args` without the results.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
-    /// `SPAWN_TEMPLATE_SPAWN_*`
+    /// `SPAWN_TEMPLATE_SPAWN_*`; without `SPAWN_TEMPLATE_SPAWN_NO_PIDFD`, as [`Started`] has one
     pub flags: u64,
     /// The argument vector, as `execve(2)` takes it.
     pub argv: *const *const c_char,

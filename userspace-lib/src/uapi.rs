@@ -8,6 +8,7 @@ pub const SPAWN_TEMPLATE_CREATE_NO_LEARNING: u32 = 2;
 pub const SPAWN_TEMPLATE_CREATE_ARGS_SIZE_VER0: u32 = 72;
 pub const SPAWN_TEMPLATE_SPAWN_INHERIT_FDS: u32 = 1;
 pub const SPAWN_TEMPLATE_SPAWN_NOWAIT: u32 = 2;
+pub const SPAWN_TEMPLATE_SPAWN_NO_PIDFD: u32 = 4;
 pub const SPAWN_TEMPLATE_SPAWN_ARGS_SIZE_VER0: u32 = 80;
 pub const SPAWN_TEMPLATE_SPAWN_ARGS_SIZE_VER1: u32 = 96;
 pub const SPAWN_TEMPLATE_RESULT_SIZE_VER0: u32 = 16;
@@ -46,7 +47,7 @@ const _: () = {
     ["Offset of field: spawn_template_create_args::reserved"]
         [::core::mem::offset_of!(spawn_template_create_args, reserved) - 40usize];
 };
-#[doc = " struct spawn_template_spawn_args - argument of spawn_template_spawn()\n @flags:       SPAWN_TEMPLATE_SPAWN_*\n @pidfd:       pointer to an int that receives the child's pidfd; mandatory.\n               What it holds after a failed call means nothing\n @argv:        pointer to the NULL terminated argument vector, as execve()\n @envp:        pointer to the NULL terminated environment, as execve()\n @actions:     pointer to @actions_len struct spawn_template_action\n @actions_len: number of actions, at most SPAWN_TEMPLATE_MAX_ACTIONS\n @reserved:    must be 0\n @result:      pointer to a struct spawn_template_result, or 0\n @result_size: size of *@result as the caller knows it; 0 without @result\n\n Without SPAWN_TEMPLATE_SPAWN_INHERIT_FDS the child has the caller's\n descriptors 0, 1 and 2 as far as they are open, and what the actions place,\n at any number; nothing else. Actions may name any descriptor of the caller\n as their source all the same."]
+#[doc = " struct spawn_template_spawn_args - argument of spawn_template_spawn()\n @flags:       SPAWN_TEMPLATE_SPAWN_*\n @pidfd:       pointer to an int that receives the child's pidfd; 0 with\n               SPAWN_TEMPLATE_SPAWN_NO_PIDFD, and only then. What it holds\n               after a failed call means nothing\n @argv:        pointer to the NULL terminated argument vector, as execve()\n @envp:        pointer to the NULL terminated environment, as execve()\n @actions:     pointer to @actions_len struct spawn_template_action\n @actions_len: number of actions, at most SPAWN_TEMPLATE_MAX_ACTIONS\n @reserved:    must be 0\n @result:      pointer to a struct spawn_template_result, or 0\n @result_size: size of *@result as the caller knows it; 0 without @result\n\n Without SPAWN_TEMPLATE_SPAWN_INHERIT_FDS the child has the caller's\n descriptors 0, 1 and 2 as far as they are open, and what the actions place,\n at any number; nothing else. Actions may name any descriptor of the caller\n as their source all the same."]
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct spawn_template_spawn_args {

@@ -241,14 +241,17 @@ fn measure_all(options: &Options) -> Result<(), Box<dyn Error>> {
         print_line(json!({ "type": "progress", "parent": parent.name(), "child": child.name }));
         let mut program = child.program(&options.children)?;
         let mut methods = options.methods.clone();
-        if methods.contains(&Method::SpawnTemplate)
+        if methods.iter().any(|method| method.is_of_template())
             && let Err(error) = program.make_template()
         {
             if !error.is_unsupported() {
                 return Err(format!("making a template of {}: {error}", child.name).into());
             }
-            methods.retain(|&method| method != Method::SpawnTemplate);
-            print_line(json!({ "type": "missing", "method": Method::SpawnTemplate.name() }));
+            let (missing, there): (Vec<_>, Vec<_>) = methods.into_iter().partition(|method| method.is_of_template());
+            methods = there;
+            for method in missing {
+                print_line(json!({ "type": "missing", "method": method.name() }));
+            }
         }
         let quiet = if child.is_installed() { Some(Quiet::new()?) } else { None };
         let measured = measure(&program, &methods, options);
@@ -308,7 +311,7 @@ fn measure(program: &Program, methods: &[Method], options: &Options) -> Result<M
     let mut calls_of_template = 0;
     let spawns_before = program.template_spawns()?;
     let mut sample = |method: Method, counts: bool| -> Result<u64, String> {
-        calls_of_template += u64::from(method == Method::SpawnTemplate);
+        calls_of_template += u64::from(method.is_of_template());
         if !options.settle.is_zero() {
             thread::sleep(options.settle);
         }

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 
-use spawn_template::uapi::spawn_template_spawn_args;
+use spawn_template::uapi::{SPAWN_TEMPLATE_SPAWN_NO_PIDFD, spawn_template_spawn_args};
 use spawn_template::{Template, sys};
 
 /// A way to start a program.
@@ -24,12 +24,20 @@ pub enum Method {
     Clone3,
     /// `spawn_template_spawn()`, `waitid()` on the pidfd, `close()` of the pidfd.
     SpawnTemplate,
+    /// `spawn_template_spawn()` without a pidfd, `waitpid()`: what `posix_spawn()` does for its caller.
+    SpawnTemplatePid,
 }
 
 impl Method {
     /// All of them, in the order of the table.
-    pub const ALL: [Method; 5] =
-        [Method::ForkExec, Method::VforkExec, Method::PosixSpawn, Method::Clone3, Method::SpawnTemplate];
+    pub const ALL: [Method; 6] = [
+        Method::ForkExec,
+        Method::VforkExec,
+        Method::PosixSpawn,
+        Method::Clone3,
+        Method::SpawnTemplate,
+        Method::SpawnTemplatePid,
+    ];
 
     /// The name used on the command line and in results.
     pub fn name(self) -> &'static str {
@@ -39,7 +47,13 @@ impl Method {
             Method::PosixSpawn => "posix_spawn",
             Method::Clone3 => "clone3",
             Method::SpawnTemplate => "spawn_template",
+            Method::SpawnTemplatePid => "spawn_template_pid",
         }
+    }
+
+    /// Whether it takes a template.
+    pub fn is_of_template(self) -> bool {
+        matches!(self, Method::SpawnTemplate | Method::SpawnTemplatePid)
     }
 }
 
@@ -78,7 +92,7 @@ impl Program {
         })
     }
 
-    /// Makes the template that [`Method::SpawnTemplate`] starts.
+    /// Makes the template that [`Method::SpawnTemplate`] and [`Method::SpawnTemplatePid`] start.
     pub fn make_template(&mut self) -> Result<(), spawn_template::Error> {
         self.template = Some(Template::open(OsStr::from_bytes(self.path.to_bytes()))?);
         Ok(())
@@ -103,9 +117,12 @@ impl Program {
             Method::PosixSpawn => wait(self.posix_spawn(argv, envp)?),
             Method::Clone3 => wait(self.clone3_exec(argv, envp)?),
             Method::SpawnTemplate => {
-                let template = self.template.as_ref().ok_or(io::ErrorKind::Unsupported)?;
-                wait_and_close(spawn(template, argv, envp)?)
+                let mut pidfd: c_int = -1;
+                self.spawn(argv, envp, 0, (&raw mut pidfd) as u64)?;
+                // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns.
+                wait_and_close(unsafe { OwnedFd::from_raw_fd(pidfd) })
             }
+            Method::SpawnTemplatePid => wait(self.spawn(argv, envp, SPAWN_TEMPLATE_SPAWN_NO_PIDFD, 0)?),
         }
     }
 
@@ -183,6 +200,27 @@ impl Program {
         if result < 0 { Err(io::Error::from_raw_os_error(-result as i32)) } else { Ok(result as libc::pid_t) }
     }
 
+    /// Starts a process from the template, and its pidfd is stored at `pidfd`. This is the bare system call, as the other
+    /// methods are: the crate's `Command` would build the vectors anew each time.
+    fn spawn(
+        &self,
+        argv: *const *const c_char,
+        envp: *const *const c_char,
+        flags: u32,
+        pidfd: u64,
+    ) -> io::Result<libc::pid_t> {
+        let template = self.template.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        let arguments = spawn_template_spawn_args {
+            flags: flags.into(),
+            pidfd,
+            argv: argv as u64,
+            envp: envp as u64,
+            ..Default::default()
+        };
+        // SAFETY: the call writes a pidfd only, and reads the structure and vectors that are NUL and NULL terminated.
+        unsafe { sys::spawn_template_spawn(template.as_fd().as_raw_fd(), &arguments, size_of_val(&arguments)) }
+    }
+
     fn posix_spawn(&self, argv: *const *const c_char, envp: *const *const c_char) -> io::Result<libc::pid_t> {
         let mut pid = 0;
         // SAFETY: path and vectors are NUL and NULL terminated; posix_spawn only reads them, whatever its type says.
@@ -201,22 +239,6 @@ fn wait(pid: libc::pid_t) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     if status == 0 { Ok(()) } else { Err(io::Error::other(format!("the child ended with wait status {status:#x}"))) }
-}
-
-/// Starts a process from `template` and returns its pidfd. This is the bare system call, as the other methods are: the
-/// crate's `Command` would build the vectors anew each time.
-fn spawn(template: &Template, argv: *const *const c_char, envp: *const *const c_char) -> io::Result<OwnedFd> {
-    let mut pidfd: c_int = -1;
-    let arguments = spawn_template_spawn_args {
-        pidfd: (&raw mut pidfd) as u64,
-        argv: argv as u64,
-        envp: envp as u64,
-        ..Default::default()
-    };
-    // SAFETY: the call writes `pidfd` only, and reads the structure and vectors that are NUL and NULL terminated.
-    unsafe { sys::spawn_template_spawn(template.as_fd().as_raw_fd(), &arguments, size_of_val(&arguments))? };
-    // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(pidfd) })
 }
 
 /// Reaps the child of `pidfd`, which must exit with status 0, and closes the pidfd.

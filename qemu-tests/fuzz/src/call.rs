@@ -42,7 +42,7 @@ pub struct Spawn {
     pub known: Option<usize>,
     /// Address and size of the arguments.
     pub args: (u64, u64),
-    /// Where the pidfd is stored.
+    /// Where the pidfd is stored; 0 if none is wanted.
     pub pidfd: u64,
     /// Address and size of the result, if the kernel has to write one.
     pub result: Option<(u64, usize)>,
@@ -304,7 +304,8 @@ impl Generator<'_> {
         let must_not_start = known.is_some_and(|index| !self.world.templates[index].is_good);
         let nowait = self.rng.percent(15);
         self.must_fail |= must_not_start && !nowait;
-        let mut flags = u64::from(self.rng.percent(20)) | u64::from(nowait) << 1;
+        let no_pidfd = self.rng.percent(20);
+        let mut flags = u64::from(self.rng.percent(20)) | u64::from(nowait) << 1 | u64::from(no_pidfd) << 2;
         let actions = self.actions(nowait);
         let mut count = actions.len() as u64;
         let encoded: Vec<u8> = actions
@@ -329,11 +330,14 @@ impl Generator<'_> {
         let pidfd = if self.argument_mistake() {
             self.must_fail = true;
             match self.rng.below(4) {
+                0 if no_pidfd => place,
                 0 => 0,
                 1 => self.arena.read_only(),
                 2 => self.arena.put_at_end(&[0; 4], 1 + self.rng.below(4) as usize).unwrap_or(0),
                 _ => self.bad_address(),
             }
+        } else if no_pidfd {
+            0
         } else if self.rng.percent(25) {
             self.arena.put_at_end(&[UNTOUCHED; 4], 0).unwrap_or(place)
         } else {
@@ -341,7 +345,7 @@ impl Generator<'_> {
         };
         if self.argument_mistake() {
             self.must_fail = true;
-            flags |= 4 << self.rng.below(62);
+            flags |= 8 << self.rng.below(61);
         }
         let mut words = [flags, pidfd, argv, envp, array, count, 0, 0, 0, 0, 0, 0];
         if self.argument_mistake() {

@@ -240,7 +240,10 @@ impl Caller<'_> {
         if call.must_fail {
             return Err(format!("the arguments are wrong, but there is a child {pid}"));
         }
-        let pidfd = i32::from_le_bytes(arena.read(call.pidfd));
+        let pidfd = match call.pidfd {
+            0 => sys::pidfd_open(pid).map_err(broken("cannot open a pidfd"))?,
+            address => i32::from_le_bytes(arena.read(address)),
+        };
         let flags = sys::fd_flags(pidfd).map_err(broken("the pidfd is not open"))?;
         let ended = self.reap_pidfd(pidfd);
         sys::close(pidfd);

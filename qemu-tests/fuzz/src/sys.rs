@@ -145,6 +145,15 @@ pub fn reap_any() -> io::Result<Option<Ended>> {
     wait(libc::P_ALL, 0, libc::WNOHANG)
 }
 
+/// A pidfd of the child.
+pub fn pidfd_open(pid: i64) -> io::Result<RawFd> {
+    // SAFETY: no memory is involved.
+    match unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        pidfd => Ok(pidfd as RawFd),
+    }
+}
+
 /// Waits for the child of a pidfd.
 pub fn reap(pidfd: RawFd) -> io::Result<Option<Ended>> {
     wait(libc::P_PIDFD, pidfd as libc::id_t, 0)

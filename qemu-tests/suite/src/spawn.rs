@@ -15,7 +15,8 @@ tests!("spawn":
     a_megabyte_of_arguments, argument_too_long, arguments_too_large [180], environment_too_large, arguments_against_stack_limit,
     bad_argv_pointer, bad_envp_pointer, structure_size, zero_tail, nonzero_tail, not_a_template, bad_argument_pointer,
     unknown_flags, reserved_fields, no_pidfd_pointer, unwritable_pidfd_pointer, too_many_actions, action_count_without_array,
-    unreadable_actions, pidfd_is_cloexec, out_of_fds,
+    unreadable_actions, pidfd_is_cloexec, out_of_fds, without_pidfd, without_pidfd_but_with_pointer,
+    without_pidfd_and_fds, failing_without_pidfd,
 );
 
 fn arguments() -> Outcome {
@@ -320,7 +321,7 @@ fn bad_argument_pointer() -> Outcome {
 fn unknown_flags() -> Outcome {
     let template = Template::child("nothing")?;
     let mut checks = Checks::default();
-    for bit in 2..64 {
+    for bit in 3..64 {
         for known in [0, 1, 2, 3] {
             let result = template.spawn().run_changed(|args| args.flags = known | 1 << bit);
             checks.refused(format!("flag bit {bit}"), result, &[libc::EINVAL]);
@@ -430,4 +431,60 @@ fn out_of_fds() -> Outcome {
         Ok(status) => Err(failed(format!("status {status:?}"))),
         Err(e) => Err(failed(format!("with one number left: {}", error_name(&e)))),
     }
+}
+
+/// The child is known by its process id alone: no descriptor is used, and none is written anywhere.
+fn without_pidfd() -> Outcome {
+    let template = Template::child("nothing")?;
+    let spawns = template.counts()?.0;
+    for spawn in [template.spawn(), template.spawn().nowait(), template.spawn().inherit_fds()] {
+        let lowest = File::open("/dev/null")?.as_raw_fd();
+        let argv = os::pointers(&[c"nothing".to_owned()]);
+        let envp = os::pointers(&[]);
+        let flags = spawn.no_pidfd().flags();
+        let args = SpawnArgs { flags, argv: argv.as_ptr() as u64, envp: envp.as_ptr() as u64, ..Default::default() };
+        let pid = os::template_spawn(template.raw(), &raw const args as u64, SPAWN_SIZE)?;
+        let next = File::open("/dev/null")?.as_raw_fd();
+        same!(os::waitpid(pid, 0)?, (pid, Status::Exited(0)), "the child");
+        same!(next, lowest, "lowest free descriptor after the call");
+    }
+    same!(template.counts()?.0, spawns + 3, "spawns");
+    Ok(())
+}
+
+fn without_pidfd_but_with_pointer() -> Outcome {
+    let template = Template::child("nothing")?;
+    let mut pidfd = -1;
+    let address = &raw mut pidfd as u64;
+    for spawn in [template.spawn().no_pidfd(), template.spawn().no_pidfd().nowait()] {
+        refused("a pidfd pointer", spawn.run_changed(|args| args.pidfd = address), libc::EINVAL)?;
+    }
+    nothing_left(&template)
+}
+
+/// No number is needed, so that none is left does not matter.
+fn without_pidfd_and_fds() -> Outcome {
+    let template = Template::child("nothing")?;
+    let lowest = File::open("/dev/null")?.as_raw_fd();
+    let argv = os::pointers(&[c"nothing".to_owned()]);
+    let flags = template.spawn().no_pidfd().flags();
+    let args = SpawnArgs { flags, argv: argv.as_ptr() as u64, ..Default::default() };
+    let limit = os::rlimit(libc::RLIMIT_NOFILE)?.rlim_cur;
+    os::set_rlimit(libc::RLIMIT_NOFILE, lowest as u64)?;
+    let pid = os::template_spawn(template.raw(), &raw const args as u64, SPAWN_SIZE);
+    os::set_rlimit(libc::RLIMIT_NOFILE, limit)?;
+    let pid = pid?;
+    same!(os::waitpid(pid, 0)?, (pid, Status::Exited(0)), "the child");
+    Ok(())
+}
+
+/// A failure is told as ever.
+fn failing_without_pidfd() -> Outcome {
+    let template = Template::child("nothing")?;
+    let spawn = template.spawn().no_pidfd().act(Act::chdir("/missing"));
+    let (child, result) = spawn.report();
+    refused("a folder that is not there", child, libc::ENOENT)?;
+    same!((result.error, result.action), (libc::ENOENT, 0), "error and action reported");
+    ensure!(!os::has_children()?, "a failed spawn left a child");
+    Ok(())
 }

@@ -398,14 +398,26 @@ impl<'a> Spawn<'a> {
         self
     }
 
+    /// What is asked for so far, in the kernel's form.
+    pub fn flags(&self) -> u64 {
+        self.flags
+    }
+
+    /// Asks for no pidfd. [`Child`] gets one all the same, from `pidfd_open`.
+    pub fn no_pidfd(mut self) -> Spawn<'a> {
+        self.flags |= u64::from(uapi::SPAWN_TEMPLATE_SPAWN_NO_PIDFD);
+        self
+    }
+
     /// Calls the kernel, after `change` has had its way with the arguments.
     pub fn run_changed(&self, change: impl FnOnce(&mut SpawnArgs)) -> io::Result<Child> {
         let mut pidfd: RawFd = -1;
+        let wanted = self.flags & u64::from(uapi::SPAWN_TEMPLATE_SPAWN_NO_PIDFD) == 0;
         let (argv, envp) = (os::pointers(&self.argv), os::pointers(&self.envp));
         let encoded = Encoded::new(&self.actions);
         let mut args = SpawnArgs {
             flags: self.flags,
-            pidfd: &raw mut pidfd as u64,
+            pidfd: if wanted { &raw mut pidfd as u64 } else { 0 },
             argv: argv.as_ptr() as u64,
             envp: envp.as_ptr() as u64,
             actions: if encoded.actions.is_empty() { 0 } else { encoded.actions.as_ptr() as u64 },
@@ -414,6 +426,9 @@ impl<'a> Spawn<'a> {
         };
         change(&mut args);
         let pid = os::template_spawn(self.template.raw(), &raw const args as u64, SPAWN_SIZE)?;
+        if !wanted && pid > 0 && pidfd == -1 {
+            return Ok(Child { pid, pidfd: os::pidfd_open(pid)?, waited: false });
+        }
         if pid <= 0 || pidfd < 0 {
             return Err(io::Error::other(format!("success, but pid {pid} and pidfd {pidfd}")));
         }

@@ -67,12 +67,15 @@ spawner!(posix_spawnp, "`posix_spawnp(3)`", search: true, pidfd: false);
 spawner!(pidfd_spawn, "`pidfd_spawn(3)`, an extension of glibc 2.39", search: false, pidfd: true);
 spawner!(pidfd_spawnp, "`pidfd_spawnp(3)`, an extension of glibc 2.39", search: true, pidfd: true);
 
+/// A process, as its caller wants to know it.
+enum Started {
+    Id(pid_t),
+    Pidfd(c_int),
+}
+
 /// How a spawn from a template ended.
 enum Outcome {
-    Started {
-        pid: pid_t,
-        pidfd: c_int,
-    },
+    Started(Started),
     /// POSIX wants this errno; there is no process.
     Failed(c_int),
     /// Nothing that counts has happened, and the C library is to decide.
@@ -86,15 +89,15 @@ unsafe fn run(call: &Call) -> c_int {
     let _errno = SavedErrno::new();
     // SAFETY: the caller's arguments.
     match unsafe { from_template(call) } {
-        Outcome::Started { pid, pidfd } => {
+        Outcome::Started(started) => {
             stats::template();
-            let wanted = if call.pidfd { pidfd } else { pid };
-            if !call.pidfd || call.out.is_null() {
-                os::close(pidfd);
-            }
-            if !call.out.is_null() {
+            match started {
                 // SAFETY: the caller's room for it.
-                unsafe { call.out.write(wanted) };
+                Started::Id(number) | Started::Pidfd(number) if !call.out.is_null() => unsafe {
+                    call.out.write(number)
+                },
+                Started::Pidfd(pidfd) => os::close(pidfd),
+                Started::Id(_) => {}
             }
             0
         }
@@ -240,7 +243,7 @@ impl Task<'_> {
                 Err(errno) => return no_template(errno, relative),
             };
             let failure = match self.spawn(&lease) {
-                Ok((pid, pidfd)) => return Verdict::End(Outcome::Started { pid, pidfd }),
+                Ok(started) => return Verdict::End(Outcome::Started(started)),
                 Err(failure) => failure,
             };
             match (failure.stage, failure.error) {
@@ -262,14 +265,16 @@ impl Task<'_> {
         Reason::Changing.into()
     }
 
-    /// *spawn_template_spawn*; process id and pidfd.
-    fn spawn(&self, template: &Lease) -> Result<(pid_t, c_int), spawn_template_result> {
+    /// *spawn_template_spawn*
+    fn spawn(&self, template: &Lease) -> Result<Started, spawn_template_result> {
         let mut pidfd: c_int = -1;
         let mut result = spawn_template_result { action: -1, ..Default::default() };
         let actions = if self.actions.is_empty() { ptr::null() } else { self.actions.as_ptr() };
+        let (kind, place) =
+            if self.call.pidfd { (0, address(&raw mut pidfd)) } else { (SPAWN_TEMPLATE_SPAWN_NO_PIDFD, 0) };
         let args = spawn_template_spawn_args {
-            flags: u64::from(SPAWN_TEMPLATE_SPAWN_INHERIT_FDS),
-            pidfd: address(&raw mut pidfd),
+            flags: u64::from(SPAWN_TEMPLATE_SPAWN_INHERIT_FDS | kind),
+            pidfd: place,
             argv: address(self.call.argv),
             envp: address(self.call.envp),
             actions: address(actions),
@@ -280,7 +285,8 @@ impl Task<'_> {
         };
         // SAFETY: `pidfd` and `result` may be written to; the kernel only reads the caller's vectors.
         match unsafe { sys::spawn_template_spawn(template.fd(), &args, size_of_val(&args)) } {
-            Ok(pid) => Ok((pid, pidfd)),
+            Ok(_) if self.call.pidfd => Ok(Started::Pidfd(pidfd)),
+            Ok(pid) => Ok(Started::Id(pid)),
             Err(error) => Err(spawn_template_result { error: os::errno_of(&error), ..result }),
         }
     }

@@ -22,9 +22,16 @@ pub const PARENTS: [(&str, &str); 5] = [
     ("threads64", "parent with 64 threads"),
 ];
 /// The columns, in order.
-pub const METHODS: [&str; 5] = ["fork_exec", "vfork_exec", "posix_spawn", "clone3", SPAWN_TEMPLATE];
+pub const METHODS: [&str; 6] = ["fork_exec", "vfork_exec", "posix_spawn", "clone3", SPAWN_TEMPLATE, SPAWN_TEMPLATE_PID];
+
+/// How many of the columns, the first ones, are ways without templates.
+pub const BASELINES: usize = 4;
+
 /// The column that the others are compared with.
 pub const SPAWN_TEMPLATE: &str = "spawn_template";
+
+/// The same without a pidfd.
+const SPAWN_TEMPLATE_PID: &str = "spawn_template_pid";
 
 /// The blocks of the table, in order: the parent, the heading, the children.
 pub fn blocks() -> impl Iterator<Item = (&'static str, &'static str, &'static [&'static str])> {
@@ -248,6 +255,9 @@ impl Report {
             let _ =
                 writeln!(text, "  checked  {counted} spawns by template, warm-up included, all counted by its fdinfo");
             let _ = writeln!(text, "  2.00x    costs twice what spawn_template does with the same child and parent");
+        }
+        if methods.contains(&SPAWN_TEMPLATE_PID) {
+            let _ = writeln!(text, "  pid      spawn_template without a pidfd, which is all that posix_spawn gives");
         }
         for method in &self.missing {
             let _ = writeln!(text, "  this kernel has no {method}");

@@ -4,7 +4,7 @@ use super::bars::{self, Bar, Group};
 use super::text::{self, escaped, figure};
 use super::{headings, method_named, row};
 use crate::bench::document::Document;
-use crate::bench::report::{METHODS, SPAWN_TEMPLATE, Sample, blocks};
+use crate::bench::report::{BASELINES, METHODS, Sample, blocks};
 
 /// The section, empty without results.
 pub fn section(document: &Document) -> String {
@@ -42,7 +42,7 @@ fn block(document: &Document, parent: &str, heading: &str, children: &[&str]) ->
         return String::new();
     }
     let groups: Vec<Group> = children.iter().map(|(child, samples)| group(child, samples)).collect();
-    let baselines = METHODS.into_iter().filter(|method| *method != SPAWN_TEMPLATE);
+    let baselines = METHODS[..BASELINES].iter();
     let columns = ["method", "median", "p10", "p90", "samples"].map(str::to_owned).into_iter();
     let columns = columns.chain(baselines.map(|baseline| format!("× {}", method_named(baseline))));
     let unit = document.unit.thousand();
@@ -73,8 +73,8 @@ fn body(child: &str, samples: &[(&'static str, &Sample)]) -> String {
     };
     let rows = samples.iter().map(|&(method, sample)| {
         let figures = [sample.p50, sample.p10, sample.p90].map(|value| figure(thousand(value))).into_iter();
-        let baselines = METHODS.into_iter().filter(|baseline| *baseline != SPAWN_TEMPLATE).map(|baseline| {
-            let ratio = ratio(sample, baseline).filter(|_| baseline != method);
+        let baselines = METHODS[..BASELINES].iter().map(|baseline| {
+            let ratio = ratio(sample, baseline).filter(|_| *baseline != method);
             ratio.map_or("–".into(), text::ratio)
         });
         row(method, &method_named(method), figures.chain([sample.n.to_string()]).chain(baselines))
