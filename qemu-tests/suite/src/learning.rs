@@ -16,7 +16,7 @@ tests!("learning":
     nothing_before_the_first_child_ends, known_after_the_first_child, later_children_fault_less, switched_off, switched_off_by_fd,
     later_children_see_no_difference, failing_spawn_teaches_nothing, killed_children, learned_while_others_run,
     known_while_the_first_child_runs, set_user_id_program, unreadable_program, child_that_is_another_user,
-    library_that_shrinks, written_pages_are_the_childs_own, template_closed_under_a_learning_child, many_callers,
+    library_that_shrinks, bss_of_a_library, file_of_data, written_pages_are_the_childs_own, template_closed_under_a_learning_child, many_callers,
 );
 
 /// How many pages a template knows.
@@ -212,6 +212,46 @@ fn library_that_shrinks() -> Outcome {
     ensure!(matches!(status, Status::Exited(0) | Status::Exited(127)), "with a library that was cut off: {status:?}");
     fs::remove_file(&library)?;
     same!(spawn.status()?, Status::Exited(0), "status without the library");
+    Ok(())
+}
+
+/// Pages of a library's .bss that the first child writes are known, and later children find zeros in them.
+fn bss_of_a_library() -> Outcome {
+    const PAGES: u64 = 16;
+    let preload = format!("LD_PRELOAD={}", child("library.so"));
+    let known_with = |environment: &[&str]| {
+        let template = Template::child("dynamic0")?;
+        for _ in 0..3 {
+            same!(template.spawn().envp(environment).status()?, Status::Exited(0), "status with {environment:?}");
+        }
+        known(&template)
+    };
+    let (with, without) = (known_with(&[preload.as_str()])?, known_with(&[])?);
+    // What is mapped of the library's file are a few pages.
+    ensure!(with >= without + PAGES, "{with} pages are known with the library, {without} without");
+    Ok(())
+}
+
+/// Pages of any file that is mapped privately and only read are known as well, by this file alone.
+fn file_of_data() -> Outcome {
+    const PAGES: usize = 32;
+    let folder = Folder::tmp("learning-data")?;
+    let [first, second] = ["first", "second"].map(|name| folder.join(name));
+    let template = Template::child("read-mapped")?;
+    let read = |path: &str| template.spawn().argv(["read-mapped", path]).status();
+    for path in [&first, &second] {
+        fs::write(path, vec![b'x'; PAGES * 4096])?;
+    }
+    same!(read(&first)?, Status::Exited(0), "status of the first child");
+    ensure!(known(&template)? >= PAGES as u64 + 10, "only {} pages are known", known(&template)?);
+    for path in [&first, &second, &first] {
+        same!(read(path)?, Status::Exited(0), "status with {path}");
+    }
+    // Whatever is known, it is the file's contents that are seen.
+    fs::write(&first, vec![b'y'; PAGES * 4096])?;
+    same!(read(&first)?, Status::Exited(3), "status after the file was written");
+    fs::write(&first, b"x")?;
+    same!(read(&first)?, Status::Exited(0), "status after the file was cut off");
     Ok(())
 }
 
