@@ -42,7 +42,7 @@ pub unsafe fn spawn_template_create(args: *const spawn_template_create_args, siz
 /// *spawn_template_spawn* - start a process from a template and return its process id.
 ///
 /// `size` is the size in bytes of the structure behind `args`. The child's pidfd is stored where `args.pidfd` points
-/// and belongs to the caller.
+/// and belongs to the caller; with `SPAWN_TEMPLATE_SPAWN_NO_PIDFD` there is none, and `args.pidfd` must be 0.
 ///
 /// # Errors
 ///
