@@ -235,7 +235,8 @@ impl Spawn {
             place: spawn.failed_at.get(),
         })?;
 
-        // SAFETY: After success both are set and do not change. `spawn` keeps the object.
+        // SAFETY: After success the process id is set, and the file set or null; neither changes any
+        // more. `spawn` keeps the object.
         let (pid, file) = unsafe { ((*raw).pid, (*raw).pidfile) };
         // SAFETY: If there is a file, its reference is ours.
         let file = NonNull::new(file).map(|file| unsafe { ARef::from_raw(file.cast()) });

@@ -333,7 +333,7 @@ impl Generator<'_> {
                 0 if no_pidfd => place,
                 0 => 0,
                 1 => self.arena.read_only(),
-                2 => self.arena.put_at_end(&[0; 4], 1 + self.rng.below(4) as usize).unwrap_or(0),
+                2 => self.arena.put_at_end(&[0; 4], 1 + self.rng.below(4) as usize).unwrap_or(1),
                 _ => self.bad_address(),
             }
         } else if no_pidfd {

@@ -433,7 +433,7 @@ fn out_of_fds() -> Outcome {
     }
 }
 
-/// The child is known by its process id alone: no descriptor is used, and none is written anywhere.
+/// The child is known by its process id alone: no descriptor is used.
 fn without_pidfd() -> Outcome {
     let template = Template::child("nothing")?;
     let spawns = template.counts()?.0;
@@ -481,10 +481,16 @@ fn without_pidfd_and_fds() -> Outcome {
 /// A failure is told as ever.
 fn failing_without_pidfd() -> Outcome {
     let template = Template::child("nothing")?;
-    let spawn = template.spawn().no_pidfd().act(Act::chdir("/missing"));
-    let (child, result) = spawn.report();
+    let spawn = template.spawn().no_pidfd();
+    let (child, result) = spawn.clone().act(Act::chdir("/missing")).report();
     refused("a folder that is not there", child, libc::ENOENT)?;
     same!((result.error, result.action), (libc::ENOENT, 0), "error and action reported");
+    let many = Act::Rlimit(libc::RLIMIT_STACK, 4096, 4096);
+    let (child, result) = spawn.clone().argv(vec!["x".repeat(100_000); 2]).act(many).report();
+    refused("more arguments than the stack may hold", child, libc::E2BIG)?;
+    same!(result.error, libc::E2BIG, "error reported");
     ensure!(!os::has_children()?, "a failed spawn left a child");
+    // Nobody waits: the failure is the child's status.
+    same!(spawn.nowait().act(Act::chdir("/missing")).status()?, Status::Exited(127), "status");
     Ok(())
 }

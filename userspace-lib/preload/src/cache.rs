@@ -105,6 +105,11 @@ impl Lease {
         self.fd
     }
 
+    /// Whether the descriptor is still that of a template of this path.
+    pub(crate) fn is_template(&self, path: &CStr) -> bool {
+        is_template(self.fd, path.to_bytes()) == Some(true)
+    }
+
     /// The executable, or this process, is not what it was: nobody is to use the template again.
     pub(crate) fn mark_stale(self) {
         if let Some((index, id)) = self.kept {

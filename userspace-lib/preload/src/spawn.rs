@@ -247,6 +247,10 @@ impl Task<'_> {
                 Err(failure) => failure,
             };
             match (failure.stage, failure.error) {
+                // The kernel does not know the flags.
+                (SPAWN_TEMPLATE_STAGE_ARGUMENTS, libc::EINVAL) if failure.action < 0 && lease.is_template(path) => {
+                    return Reason::Unsupported.into();
+                }
                 (SPAWN_TEMPLATE_STAGE_ARGUMENTS, libc::EBADF | libc::EINVAL) if failure.action < 0 => lease.mark_lost(),
                 (SPAWN_TEMPLATE_STAGE_ARGUMENTS, libc::EMFILE | libc::ENFILE) => return Reason::Descriptors.into(),
                 (SPAWN_TEMPLATE_STAGE_ARGUMENTS, _) => return Reason::Arguments.into(),
