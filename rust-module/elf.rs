@@ -19,6 +19,7 @@ use kernel::{
         elf64_hdr,
         elf64_phdr, //
     },
+    page::PAGE_SIZE,
     prelude::*, //
 };
 
@@ -158,6 +159,27 @@ impl Headers {
         Ok(Self { head, phdrs })
     }
 
+    /// Whether this still is what stands in the file; `ENOEXEC` if it has become too short for that.
+    fn are_in(&self, file: &ExecFile) -> Result<bool> {
+        let phoff = Header::parse(&self.head[..])?.phoff;
+        let start = usize::try_from(phoff).map_err(|_| ENOEXEC)?;
+        let end = start.checked_add(self.phdrs.len()).ok_or(ENOEXEC)?;
+
+        // One read will do as a rule: the program headers follow the ELF header.
+        let near = end <= PAGE_SIZE;
+        let mut bytes = KVec::from_elem(0, if near { end.max(HEAD) } else { HEAD }, GFP_KERNEL)?;
+        file.read(&mut bytes, 0)?;
+        if !bytes.starts_with(&self.head[..]) {
+            return Ok(false);
+        }
+        if near {
+            return Ok(bytes.get(start..end) == Some(self.phdrs()));
+        }
+        let mut phdrs = KVec::from_elem(0, self.phdrs.len(), GFP_KERNEL)?;
+        file.read_exact(&mut phdrs, phoff)?;
+        Ok(phdrs[..] == *self.phdrs())
+    }
+
     /// The start of the file, padded with zeroes, of which the first part is the ELF header.
     pub(crate) fn head(&self) -> &[u8; HEAD] {
         &self.head
@@ -212,6 +234,23 @@ impl ElfImage {
             headers,
             interpreter,
         })
+    }
+
+    /// Whether this still is what stands in the file of `size` bytes; `ENOEXEC` if it cannot be.
+    pub(crate) fn is_in(&self, file: &ExecFile, size: u64) -> Result<bool> {
+        if !self.headers.are_in(file)? {
+            return Ok(false);
+        }
+        let Some(interpreter) = self.interpreter() else {
+            return Ok(true);
+        };
+        for phdr in self.headers.phdrs().chunks_exact(PHDR) {
+            let phdr = ProgramHeader::parse(phdr)?;
+            if phdr.kind == bindings::PT_INTERP {
+                return Ok(*Self::read_interpreter(file, &phdr, size)? == *interpreter);
+            }
+        }
+        Ok(false)
     }
 
     fn read_interpreter(file: &ExecFile, phdr: &ProgramHeader, size: u64) -> Result<UserString> {

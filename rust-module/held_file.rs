@@ -11,6 +11,9 @@ use kernel::{
     prelude::*, //
 };
 
+/// The backing device takes pages that were written back; see `include/linux/backing-dev.h`.
+const BDI_CAP_WRITEBACK: u32 = 1 << 0;
+
 /// One reference to a `struct file`.
 ///
 /// # Invariants
@@ -66,6 +69,20 @@ impl HeldFile {
     pub(crate) fn inode(&self) -> *mut bindings::inode {
         // SAFETY: By the type invariant the file is valid; its inode never changes.
         unsafe { (*self.as_ptr()).f_inode }
+    }
+
+    /// Whether writes through shared mappings move the file's times.
+    ///
+    /// They do where pages are written back, for which the first write to each has to be noticed.
+    /// On tmpfs and its like it need not be.
+    pub(crate) fn mapped_writes_show(&self) -> bool {
+        // SAFETY: By the type invariant the file is valid, and with it its mapping, the inode that
+        // the mapping belongs to, its superblock, and the backing device, which there always is.
+        let capabilities = unsafe {
+            let inode = (*(*self.as_ptr()).f_mapping).host;
+            (*(*(*inode).i_sb).s_bdi).capabilities
+        };
+        capabilities & BDI_CAP_WRITEBACK != 0
     }
 
     /// Where the file lies, valid for as long as `self` lives.

@@ -29,13 +29,12 @@ impl Interpreter {
     /// Reads the headers of the interpreter at `path`.
     ///
     /// Fails with the errors of execve(2), with `ENOEXEC` for what is no native ELF file, and with
-    /// `ESTALE` for a file that was changed so lately that the next change might not show. A spawn
-    /// then does what exec does.
+    /// `ESTALE` for a file whose next change might not show. A spawn then does what exec does.
     pub(crate) fn read(path: &CStr) -> Result<Self> {
         // Writes are denied from before the identity is taken until the headers have been read.
         let file = ExecFile::open(path)?;
         let identity = Identity::of(file.file())?;
-        if !identity.is_settled(file.file()) {
+        if !identity.is_settled(file.file()) || !file.file().mapped_writes_show() {
             return Err(ESTALE);
         }
         let headers = Headers::read(&file, identity.size())?;
@@ -82,7 +81,7 @@ impl<'a> Known<'a> {
 
     /// The part that exec sees, valid for as long as `self` lives.
     pub(crate) fn as_ptr(&self) -> *const bindings::bprm_interp {
-        (self as *const Self).cast()
+        core::ptr::from_ref(self).cast()
     }
 
     /// Says whether the interpreter that was opened is the one that was read.

@@ -110,6 +110,16 @@ impl Template {
         if Identity::of(file.file())? != self.identity {
             return Err(ESTALE);
         }
+        // What does not show in the identity shows in the contents, which are read as they are
+        // except for the metadata.
+        if !file.file().mapped_writes_show() {
+            match self.image.is_in(&file, self.identity.size()) {
+                Ok(true) => (),
+                Ok(false) => return Err(ESTALE),
+                Err(error) if error == ENOEXEC => return Err(ESTALE),
+                Err(error) => return Err(error),
+            }
+        }
         Ok(file)
     }
 

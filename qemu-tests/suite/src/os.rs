@@ -599,3 +599,21 @@ impl ReadOnly {
         self.0.start()
     }
 }
+
+/// Writes a byte through a shared mapping of the file's first page, after having read it there.
+pub fn write_mapped(file: &File, at: usize, value: u8) -> io::Result<()> {
+    const PAGE: usize = 4096;
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    let start = unsafe { libc::mmap(ptr::null_mut(), PAGE, protection, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    let byte = start.cast::<u8>().wrapping_add(at % PAGE);
+    // SAFETY: within the page that was just mapped, which is readable.
+    unsafe { byte.read_volatile() };
+    // SAFETY: it is writable, too.
+    unsafe { byte.write_volatile(value) };
+    // SAFETY: the mapping is ours, and nothing points to it any more.
+    check(unsafe { libc::munmap(start, PAGE) }).map(drop)
+}

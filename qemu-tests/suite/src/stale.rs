@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, chown, symlink};
 
 use crate::harness::{Checks, Outcome, errno_name, error_name, failed, refused};
+use crate::image::Image;
 use crate::os::{self, Status};
 use crate::template::{Folder, Template, child, set_mode};
 use crate::{ensure, same, tests};
@@ -13,6 +14,7 @@ tests!("stale":
     path_on_tmpfs, path_on_ext4, path_on_overlay, fd_on_tmpfs, fd_on_ext4, fd_on_overlay,
     changed_at_once [120], overlay_copy_up, symlink_retargeted, folder_renamed, mounted_over, stays_stale,
     new_template_works, reading_is_no_change, running_is_no_change, counted_as_failure, leaves_nothing, memfd_written, changed_while_running,
+    written_through_a_mapping,
 );
 
 /// A folder on each file system under test; mounts live in the test's own namespace.
@@ -397,5 +399,37 @@ fn changed_while_running() -> Outcome {
     refused("replaced", template.status(), libc::ESTALE)?;
     os::kill(sleeping.pid, libc::SIGTERM)?;
     same!(sleeping.wait()?, Status::Signaled(libc::SIGTERM), "status of the running one");
+    Ok(())
+}
+
+/// A write through a shared mapping, by way of a page that was mapped for reading, leaves no trace on tmpfs but itself.
+fn written_through_a_mapping() -> Outcome {
+    // A byte of e_ident that means nothing, and the status in the code.
+    const IDENT: usize = 12;
+    let image = Image::new(&[]);
+    let status = image.bytes().len() - 8;
+    for place in [Place::Tmpfs, Place::Ext4, Place::Overlay] {
+        let ground = Ground::new(&place, "stale-mapped")?;
+        let path = ground.folder()?.join("program");
+        let write = |at: usize, value: u8| -> io::Result<()> {
+            let file = OpenOptions::new().read(true).write(true).open(&path)?;
+            os::write_mapped(&file, at, value)
+        };
+        fs::write(&path, image.bytes())?;
+        set_mode(&path, 0o755)?;
+
+        let template = Template::path(&path)?;
+        same!(template.status()?, Status::Exited(42), "status at first");
+        write(IDENT, 1)?;
+        refused("a spawn after a header was written", template.spawn().run(), libc::ESTALE)?;
+
+        let template = Template::path(&path)?;
+        same!(template.status()?, Status::Exited(42), "status of a new template");
+        write(status, 43)?;
+        match template.status() {
+            Ok(status) => same!(status, Status::Exited(43), "status after the code was written"),
+            Err(error) => same!(error.raw_os_error(), Some(libc::ESTALE), "error after the code was written"),
+        }
+    }
     Ok(())
 }
