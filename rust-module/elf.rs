@@ -8,10 +8,7 @@
 //!
 //! References: the System V gABI, chapters 4 and 5; `fs/binfmt_elf.c`.
 
-use crate::{
-    exec_file::ExecFile,
-    user_string::UserString, //
-};
+use crate::exec_file::ExecFile;
 use core::mem::offset_of;
 use kernel::{
     bindings::{
@@ -159,27 +156,6 @@ impl Headers {
         Ok(Self { head, phdrs })
     }
 
-    /// Whether this still is what stands in the file; `ENOEXEC` if it has become too short for that.
-    fn are_in(&self, file: &ExecFile) -> Result<bool> {
-        let phoff = Header::parse(&self.head[..])?.phoff;
-        let start = usize::try_from(phoff).map_err(|_| ENOEXEC)?;
-        let end = start.checked_add(self.phdrs.len()).ok_or(ENOEXEC)?;
-
-        // One read will do as a rule: the program headers follow the ELF header.
-        let near = end <= PAGE_SIZE;
-        let mut bytes = KVec::from_elem(0, if near { end.max(HEAD) } else { HEAD }, GFP_KERNEL)?;
-        file.read(&mut bytes, 0)?;
-        if !bytes.starts_with(&self.head[..]) {
-            return Ok(false);
-        }
-        if near {
-            return Ok(bytes.get(start..end) == Some(self.phdrs()));
-        }
-        let mut phdrs = KVec::from_elem(0, self.phdrs.len(), GFP_KERNEL)?;
-        file.read_exact(&mut phdrs, phoff)?;
-        Ok(phdrs[..] == *self.phdrs())
-    }
-
     /// The start of the file, padded with zeroes, of which the first part is the ELF header.
     pub(crate) fn head(&self) -> &[u8; HEAD] {
         &self.head
@@ -199,7 +175,60 @@ impl Headers {
 /// Everything exec wants to know about the contents of an ELF executable before it maps it.
 pub(crate) struct ElfImage {
     headers: Headers,
-    interpreter: Option<UserString>,
+    interp: Option<Interp>,
+}
+
+/// What a `PT_INTERP` header refers to.
+///
+/// # Invariants
+///
+/// There is a NUL in `bytes`.
+struct Interp {
+    offset: u64,
+    bytes: KVec<u8>,
+}
+
+impl Interp {
+    /// Reads it from a file of `size` bytes; `ENOEXEC` where exec would not take it.
+    fn read(file: &ExecFile, phdr: &ProgramHeader, size: u64) -> Result<Self> {
+        phdr.check_in_file(size)?;
+        let len = usize::try_from(phdr.filesz).map_err(|_| ENOEXEC)?;
+        if !(2..=bindings::PATH_MAX as usize).contains(&len) {
+            return Err(ENOEXEC);
+        }
+        let mut bytes = KVec::from_elem(0, len, GFP_KERNEL_ACCOUNT)?;
+        file.read_exact(&mut bytes, phdr.offset)?;
+        if bytes.last() != Some(&0) {
+            return Err(ENOEXEC);
+        }
+        // INVARIANT: The last byte is one.
+        Ok(Self {
+            offset: phdr.offset,
+            bytes,
+        })
+    }
+
+    /// The interpreter's path: exec opens what stands before the first NUL.
+    fn path(&self) -> &CStr {
+        // By the type invariant there is a NUL.
+        CStr::from_bytes_until_nul(&self.bytes).unwrap_or_default()
+    }
+
+    /// How much memory it takes beyond the object itself, in bytes.
+    fn memory(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    /// Where it stands in the file, and what it is.
+    fn part(&self) -> (u64, &[u8]) {
+        (self.offset, &self.bytes)
+    }
+}
+
+/// The end of `len` bytes at `offset`, if it lies within the first page.
+fn near_end(offset: u64, len: usize) -> Option<usize> {
+    let end = usize::try_from(offset).ok()?.checked_add(len)?;
+    (end <= PAGE_SIZE).then_some(end)
 }
 
 impl ElfImage {
@@ -210,7 +239,7 @@ impl ElfImage {
     pub(crate) fn read(file: &ExecFile, size: u64) -> Result<Self> {
         let headers = Headers::read(file, size)?;
 
-        let mut interpreter = None;
+        let mut interp = None;
         let mut loadable = false;
         for phdr in headers.phdrs().chunks_exact(PHDR) {
             let phdr = ProgramHeader::parse(phdr)?;
@@ -220,8 +249,8 @@ impl ElfImage {
                     loadable = true;
                 }
                 // exec takes the first and ignores others.
-                bindings::PT_INTERP if interpreter.is_none() => {
-                    interpreter = Some(Self::read_interpreter(file, &phdr, size)?);
+                bindings::PT_INTERP if interp.is_none() => {
+                    interp = Some(Interp::read(file, &phdr, size)?);
                 }
                 _ => (),
             }
@@ -230,48 +259,46 @@ impl ElfImage {
             return Err(ENOEXEC);
         }
 
-        Ok(Self {
-            headers,
-            interpreter,
-        })
+        Ok(Self { headers, interp })
     }
 
-    /// Whether this still is what stands in the file of `size` bytes; `ENOEXEC` if it cannot be.
-    pub(crate) fn is_in(&self, file: &ExecFile, size: u64) -> Result<bool> {
-        if !self.headers.are_in(file)? {
-            return Ok(false);
-        }
-        let Some(interpreter) = self.interpreter() else {
-            return Ok(true);
-        };
-        for phdr in self.headers.phdrs().chunks_exact(PHDR) {
-            let phdr = ProgramHeader::parse(phdr)?;
-            if phdr.kind == bindings::PT_INTERP {
-                return Ok(*Self::read_interpreter(file, &phdr, size)? == *interpreter);
+    /// Whether this still is what stands in the file; `ENOEXEC` if it has become too short for it.
+    pub(crate) fn is_in(&self, file: &ExecFile) -> Result<bool> {
+        let head = self.headers.head();
+        let phoff = Header::parse(head)?.phoff;
+        let parts = [
+            Some((0, &head[..])),
+            Some((phoff, self.headers.phdrs())),
+            self.interp.as_ref().map(Interp::part),
+        ];
+
+        // One read will do as a rule: all of it stands near the start of the file.
+        let near = parts
+            .iter()
+            .flatten()
+            .filter_map(|(offset, bytes)| near_end(*offset, bytes.len()))
+            .max();
+        let mut start = KVec::from_elem(0, near.unwrap_or(0), GFP_KERNEL)?;
+        file.read(&mut start, 0)?;
+        for (offset, bytes) in parts.into_iter().flatten() {
+            let same = match near_end(offset, bytes.len()) {
+                Some(end) => start.get(..end).is_some_and(|now| now.ends_with(bytes)),
+                None => {
+                    let mut now = KVec::from_elem(0, bytes.len(), GFP_KERNEL)?;
+                    file.read_exact(&mut now, offset)?;
+                    now[..] == *bytes
+                }
+            };
+            if !same {
+                return Ok(false);
             }
         }
-        Ok(false)
-    }
-
-    fn read_interpreter(file: &ExecFile, phdr: &ProgramHeader, size: u64) -> Result<UserString> {
-        phdr.check_in_file(size)?;
-        let len = usize::try_from(phdr.filesz).map_err(|_| ENOEXEC)?;
-        if !(2..=bindings::PATH_MAX as usize).contains(&len) {
-            return Err(ENOEXEC);
-        }
-        let mut path = KVec::from_elem(0, len, GFP_KERNEL)?;
-        file.read_exact(&mut path, phdr.offset)?;
-        if path.last() != Some(&0) {
-            return Err(ENOEXEC);
-        }
-        // exec opens what stands before the first NUL.
-        let path = CStr::from_bytes_until_nul(&path).map_err(|_| ENOEXEC)?;
-        UserString::new(path)
+        Ok(true)
     }
 
     /// How much memory it takes beyond the object itself, in bytes.
     pub(crate) fn memory(&self) -> usize {
-        self.headers.memory() + self.interpreter.as_ref().map_or(0, UserString::memory)
+        self.headers.memory() + self.interp.as_ref().map_or(0, Interp::memory)
     }
 
     /// The form exec takes it in, with the interpreter's headers and a record of pages, each of
@@ -295,7 +322,7 @@ impl ElfImage {
 
     /// Path of the program interpreter, if there is one.
     pub(crate) fn interpreter(&self) -> Option<&CStr> {
-        self.interpreter.as_deref()
+        self.interp.as_ref().map(Interp::path)
     }
 
     /// Number of program headers.

@@ -113,7 +113,7 @@ impl Template {
         // What does not show in the identity shows in the contents, which are read as they are
         // except for the metadata.
         if !file.file().mapped_writes_show() {
-            match self.image.is_in(&file, self.identity.size()) {
+            match self.image.is_in(&file) {
                 Ok(true) => (),
                 Ok(false) => return Err(ESTALE),
                 Err(error) if error == ENOEXEC => return Err(ESTALE),
