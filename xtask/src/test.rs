@@ -53,19 +53,19 @@ const FUZZ_FILTER: &str = "fuzz";
 const SCRIPT: &str = r#"#!/bin/bash
 shopt -s nullglob
 status=0
-for program in /payload/crate-tests/*; do
-    "$program" "$@" || status=1
-done
-for program in /payload/preload-tests/{compare*,programs*}; do
-    if [ -z "$SPAWN_TEMPLATE_SECONDS" ]; then
-        setarch -R "$program" "$@" || status=1
-    else
-        echo "test preload-tests/${program##*/} ... ignored, the time is limited"
-        echo "test result: ok. 0 passed; 0 failed; 1 ignored"
-    fi
-done
+# Where the time is limited, it goes to the suite.
 if [ -n "$SPAWN_TEMPLATE_SECONDS" ]; then
-    SPAWN_TEMPLATE_SECONDS=$((SPAWN_TEMPLATE_SECONDS > SECONDS ? SPAWN_TEMPLATE_SECONDS - SECONDS : 0))
+    for program in /payload/{crate-tests/*,preload-tests/{compare*,programs*}}; do
+        echo "test ${program#/payload/} ... ignored, the time is limited"
+        echo "test result: ok. 0 passed; 0 failed; 1 ignored"
+    done
+else
+    for program in /payload/crate-tests/*; do
+        "$program" "$@" || status=1
+    done
+    for program in /payload/preload-tests/{compare*,programs*}; do
+        setarch -R "$program" "$@" || status=1
+    done
 fi
 /payload/guest-suite --without=smack --share="$SPAWN_TEMPLATE_SHARE" "$@" || status=1
 exit $status
