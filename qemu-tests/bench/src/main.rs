@@ -12,7 +12,7 @@ mod stats;
 mod tools;
 
 use std::error::Error;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Command, ExitCode};
@@ -67,6 +67,10 @@ const WARM_UP_ROUNDS: usize = 3;
 /// However dear a method is, it gets this many samples.
 const FEWEST_SAMPLES: usize = 7;
 
+/// Where the children are started from, on the guest's disk: programs come in memory with the payload, but that is not
+/// where anybody keeps them.
+const ON_DISK: &str = "/opt/children";
+
 const USAGE: &str = "usage: guest-bench [--children DIR] [--iterations N] [--budget NS] [--settle NS]
                    [--methods NAME,...] [--parents NAME,...] [--programs NAME,...] [--symbols]
        guest-bench --tools [--iterations N] [--budget NS] [--settle NS]
@@ -86,6 +90,7 @@ enum Mode {
 }
 
 struct Options {
+    /// The folder they are in.
     children: String,
     /// Samples of each method, at most.
     iterations: usize,
@@ -164,7 +169,7 @@ fn named<T: Copy>(list: &str, all: &[T], name: impl Fn(T) -> &'static str) -> Re
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let options = match Options::parse(arguments.iter().cloned()) {
+    let mut options = match Options::parse(arguments.iter().cloned()) {
         Ok(options) => options,
         Err(error) => {
             eprintln!("guest-bench: {error}\n{USAGE}");
@@ -174,8 +179,12 @@ fn main() -> ExitCode {
     let result = match options.mode {
         Mode::Worker => measure_all(&options),
         Mode::Tools => tools::measure(&options).and_then(|()| describe_machine(&options)),
-        Mode::Scaling => scaling::measure(&options).and_then(|()| describe_machine(&options)),
-        Mode::Latency => run_workers(&options, &arguments).and_then(|()| describe_machine(&options)),
+        Mode::Scaling => put_on_disk(&mut options)
+            .and_then(|()| scaling::measure(&options))
+            .and_then(|()| describe_machine(&options)),
+        Mode::Latency => put_on_disk(&mut options)
+            .and_then(|()| run_workers(&options, &arguments))
+            .and_then(|()| describe_machine(&options)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -184,6 +193,19 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Copies the children that are not the distribution's to where they are started from.
+fn put_on_disk(options: &mut Options) -> Result<(), Box<dyn Error>> {
+    fs::create_dir_all(ON_DISK)?;
+    for child in options.programs.iter().filter(|child| !child.is_installed()) {
+        let (from, to) = (format!("{}/{}", options.children, child.file), format!("{ON_DISK}/{}", child.file));
+        fs::copy(&from, &to).map_err(|error| format!("copying {from} to {to}: {error}"))?;
+        // Nothing of it is written while something is measured.
+        File::open(&to)?.sync_all()?;
+    }
+    options.children = ON_DISK.into();
+    Ok(())
 }
 
 /// Measures each kind of parent in a process of its own.
@@ -195,7 +217,7 @@ fn run_workers(options: &Options, arguments: &[String]) -> Result<(), Box<dyn Er
     for parent in &options.parents {
         let status = Command::new("/proc/self/exe")
             .args(arguments)
-            .args(["--parents", &parent.name(), "--worker"])
+            .args(["--children", &options.children, "--parents", &parent.name(), "--worker"])
             .env_clear()
             .status()?;
         if !status.success() {
@@ -209,14 +231,14 @@ fn run_workers(options: &Options, arguments: &[String]) -> Result<(), Box<dyn Er
 fn describe_machine(options: &Options) -> Result<(), Box<dyn Error>> {
     print_line(json!({
         "type": "machine",
-        "kernel": std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim(),
-        "cpu": cpu_model(&std::fs::read_to_string("/proc/cpuinfo")?),
+        "kernel": fs::read_to_string("/proc/sys/kernel/osrelease")?.trim(),
+        "cpu": cpu_model(&fs::read_to_string("/proc/cpuinfo")?),
         "cpuid_ns": cpuid_cost(),
-        "clocksource": std::fs::read_to_string("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+        "clocksource": fs::read_to_string("/sys/devices/system/clocksource/clocksource0/current_clocksource")
             .unwrap_or_default().trim(),
     }));
     if options.symbols {
-        let symbols = std::fs::read_to_string("/proc/kallsyms")?;
+        let symbols = fs::read_to_string("/proc/kallsyms")?;
         let is_code = |line: &&str| [" t ", " T ", " w ", " W "].iter().any(|kind| line.contains(kind));
         let code: String = symbols.split_inclusive('\n').filter(is_code).collect();
         print!("{code}");
