@@ -13,10 +13,11 @@ use crate::template::{Act, CreateArgs, Folder, Template, child, create, set_mode
 use crate::{ensure, same, tests};
 
 tests!("learning":
-    nothing_before_the_first_child_ends, known_after_the_first_child, later_children_fault_less, small_program_on_a_disk,
-    switched_off, switched_off_by_fd, later_children_see_no_difference, failing_spawn_teaches_nothing, killed_children, learned_while_others_run,
-    known_while_the_first_child_runs, set_user_id_program, unreadable_program, child_that_is_another_user,
-    library_that_shrinks, bss_of_a_library, file_of_data, written_pages_are_the_childs_own, template_closed_under_a_learning_child, many_callers,
+    nothing_before_the_first_child_ends, known_after_the_first_child, later_children_fault_less,
+    small_program_on_a_disk, switched_off, switched_off_by_fd, later_children_see_no_difference,
+    failing_spawn_teaches_nothing, killed_children, learned_while_others_run, known_while_the_first_child_runs,
+    set_user_id_program, unreadable_program, child_that_is_another_user, library_that_shrinks, bss_of_a_library,
+    file_of_data, written_pages_are_the_childs_own, template_closed_under_a_learning_child, many_callers,
 );
 
 /// How many pages a template knows.
