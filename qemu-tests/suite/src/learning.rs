@@ -72,8 +72,14 @@ fn later_children_fault_less() -> Outcome {
 fn small_program_on_a_disk() -> Outcome {
     let folder = Folder::new("/var/tmp", "learning-small")?;
     let template = Template::path(folder.copy("nothing")?)?;
-    let (first, later) = (faults(&template)?, faults(&template)?);
-    ensure!(later < first, "{first} faults at first, {later} later");
+    same!(template.status()?, Status::Exited(0), "status");
+    // Its stack is where chance puts it: a fault or two if that is at the edge of a page, none if not.
+    for _ in 0..50 {
+        if faults(&template)? == 0 {
+            return Ok(());
+        }
+    }
+    ensure!(false, "none of 50 children came without a fault");
     Ok(())
 }
 
