@@ -141,14 +141,15 @@ impl Holdings {
         let slab = |name: &str| self.slabs.get(name).copied().unwrap_or_default();
         let exact: Vec<String> = self.exact.iter().map(|(what, count)| format!("{count} {what}")).collect();
         format!(
-            "{}, {} open files, {} KiB, task_struct {}, mm_struct {}, filp {}, pid {}",
+            "{}, {} open files, {} KiB, task_struct {}, mm_struct {}, filp {}, pid {}, radix_tree_node {}",
             exact.join(", "),
             self.files,
             self.memory,
             slab("task_struct"),
             slab("mm_struct"),
             slab("filp"),
-            slab("pid")
+            slab("pid"),
+            slab("radix_tree_node")
         )
     }
 }
