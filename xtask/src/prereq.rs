@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::cmd::{Cmd, which};
 use crate::context::Context;
-use crate::qemu;
+use crate::qemu::{self, emulator};
 use crate::toolchain::{self, MIN_BINDGEN, MIN_LLVM, MIN_RUSTC};
 
 /// The bindgen that is installed when there is none; any from [`MIN_BINDGEN`] on is used when there is one.
@@ -18,7 +18,7 @@ struct Need {
     name: &'static str,
     why: &'static str,
     /// What is installed, or nothing.
-    found: fn() -> Option<String>,
+    found: fn(&Context) -> Option<String>,
     /// What brings it.
     from: From,
 }
@@ -28,6 +28,8 @@ enum From {
     Apt(&'static [&'static str]),
     /// Packages whose names depend on what the distribution offers.
     AptChoice(fn() -> Vec<String>),
+    /// QEMU's package, or what is in it.
+    Emulator,
     /// bindgen, with cargo.
     Bindgen,
 }
@@ -36,68 +38,68 @@ const NEEDS: &[Need] = &[
     Need {
         name: "cc",
         why: "links user space and builds the kernel's own tools",
-        found: || program("cc"),
+        found: |_| program("cc"),
         from: From::Apt(&["gcc"]),
     },
     Need {
         name: "c++",
         why: "shows that C++ can use the ABI header",
-        found: || program("c++"),
+        found: |_| program("c++"),
         from: From::Apt(&["g++"]),
     },
     Need {
         name: "static glibc",
         why: "static programs for the guest",
-        found: || file("/usr/lib/x86_64-linux-gnu/libc.a"),
+        found: |_| file("/usr/lib/x86_64-linux-gnu/libc.a"),
         from: From::Apt(&["libc6-dev"]),
     },
-    Need { name: "make", why: "builds the kernel", found: || program("make"), from: From::Apt(&["make"]) },
-    Need { name: "flex", why: "the kernel's configuration", found: || program("flex"), from: From::Apt(&["flex"]) },
-    Need { name: "bison", why: "the kernel's configuration", found: || program("bison"), from: From::Apt(&["bison"]) },
-    Need { name: "bc", why: "the kernel's time constants", found: || program("bc"), from: From::Apt(&["bc"]) },
-    Need { name: "perl", why: "checkpatch.pl", found: || program("perl"), from: From::Apt(&["perl"]) },
-    Need { name: "mandoc", why: "checks the man pages", found: || program("mandoc"), from: From::Apt(&["mandoc"]) },
+    Need { name: "make", why: "builds the kernel", found: |_| program("make"), from: From::Apt(&["make"]) },
+    Need { name: "flex", why: "the kernel's configuration", found: |_| program("flex"), from: From::Apt(&["flex"]) },
+    Need { name: "bison", why: "the kernel's configuration", found: |_| program("bison"), from: From::Apt(&["bison"]) },
+    Need { name: "bc", why: "the kernel's time constants", found: |_| program("bc"), from: From::Apt(&["bc"]) },
+    Need { name: "perl", why: "checkpatch.pl", found: |_| program("perl"), from: From::Apt(&["perl"]) },
+    Need { name: "mandoc", why: "checks the man pages", found: |_| program("mandoc"), from: From::Apt(&["mandoc"]) },
     Need {
         name: "libelf",
         why: "the kernel's objtool",
-        found: || file("/usr/include/libelf.h"),
+        found: |_| file("/usr/include/libelf.h"),
         from: From::Apt(&["libelf-dev"]),
     },
     Need {
         name: "git",
         why: "applies the patch series",
-        found: || program("git"),
+        found: |_| program("git"),
         from: From::Apt(&["git", "ca-certificates"]),
     },
     Need {
         name: "curl",
         why: "downloads the kernel source",
-        found: || program("curl"),
+        found: |_| program("curl"),
         from: From::Apt(&["curl", "ca-certificates"]),
     },
-    Need { name: "xz", why: "unpacks the kernel source", found: || program("xz"), from: From::Apt(&["xz-utils"]) },
+    Need { name: "xz", why: "unpacks the kernel source", found: |_| program("xz"), from: From::Apt(&["xz-utils"]) },
     Need {
         name: "qemu",
         why: "runs the guest",
-        found: || program("qemu-system-x86_64"),
-        from: From::Apt(&["qemu-system-x86"]),
+        found: |ctx| Some(emulator::find(ctx)?.display().to_string()),
+        from: From::Emulator,
     },
     Need {
         name: "mke2fs",
         why: "makes the guest's disk",
-        found: || program("mke2fs"),
+        found: |_| program("mke2fs"),
         from: From::Apt(&["e2fsprogs"]),
     },
     Need {
         name: "mmdebstrap",
         why: "fills the guest's disk",
-        found: || program("mmdebstrap"),
+        found: |_| program("mmdebstrap"),
         from: From::Apt(&["mmdebstrap"]),
     },
     Need {
         name: "LLVM",
         why: "compiles the kernel; needs clang, lld, the utilities and libclang, 17 or newer",
-        found: || {
+        found: |_| {
             let llvm = toolchain::find_llvm()?;
             let libclang = llvm.libclang?;
             Some(format!("{}, LLVM={}, libclang in {}", llvm.version, llvm.make, libclang.display()))
@@ -107,7 +109,7 @@ const NEEDS: &[Need] = &[
     Need {
         name: "rustc with rust-src",
         why: "compiles the kernel's Rust, 1.85 or newer; where rustup has it, `rustup component add rust-src` will do",
-        found: || {
+        found: |_| {
             let rust = toolchain::find_rust()?;
             Some(format!("{}, {}", rust.version, rust.rustc.display()))
         },
@@ -116,7 +118,7 @@ const NEEDS: &[Need] = &[
     Need {
         name: "bindgen",
         why: "lets the kernel's Rust see its C, 0.71 or newer",
-        found: || {
+        found: |_| {
             let bindgen = toolchain::find_bindgen()?;
             Some(format!("{}, {}", bindgen.version, bindgen.path.display()))
         },
@@ -129,13 +131,13 @@ const SELFTEST_NEEDS: &[Need] = &[
     Need {
         name: "libcap",
         why: "the kernel's selftests of exec and clone3",
-        found: || file("/usr/include/sys/capability.h"),
+        found: |_| file("/usr/include/sys/capability.h"),
         from: From::Apt(&["libcap-dev"]),
     },
     Need {
         name: "rsync",
         why: "the kernel's selftests are installed with it",
-        found: || program("rsync"),
+        found: |_| program("rsync"),
         from: From::Apt(&["rsync"]),
     },
 ];
@@ -151,8 +153,8 @@ fn file(path: &str) -> Option<String> {
     Path::new(path).exists().then(|| path.to_owned())
 }
 
-fn missing(needs: &'static [Need]) -> Vec<&'static Need> {
-    needs.iter().filter(|need| (need.found)().is_none()).collect()
+fn missing(ctx: &Context, needs: &'static [Need]) -> Vec<&'static Need> {
+    needs.iter().filter(|need| (need.found)(ctx).is_none()).collect()
 }
 
 /// Makes sure that everything a build and a guest need is there, installing what is not.
@@ -166,13 +168,13 @@ pub fn ensure_for_selftests(ctx: &Context) -> Result<()> {
 }
 
 fn ensure_all(ctx: &Context, needs: &'static [Need]) -> Result<()> {
-    let absent = missing(needs);
+    let absent = missing(ctx, needs);
     if absent.is_empty() {
         return Ok(());
     }
     // Two runs at once must not install the same things; the second finds them there.
     let _lock = ctx.cache.lock(&ctx.ui, "installation")?;
-    let absent = missing(needs);
+    let absent = missing(ctx, needs);
     if absent.is_empty() {
         return Ok(());
     }
@@ -184,7 +186,7 @@ fn ensure_all(ctx: &Context, needs: &'static [Need]) -> Result<()> {
         bail!("--no-install was given. To install what is missing, run:\n{}", commands(&absent).join("\n"));
     }
     install(ctx, &absent)?;
-    let still: Vec<_> = missing(needs).iter().map(|need| need.name).collect();
+    let still: Vec<_> = missing(ctx, needs).iter().map(|need| need.name).collect();
     if !still.is_empty() {
         bail!(
             "still missing after the installation: {}\n  next: install them by hand, then run `cargo xtask doctor`",
@@ -214,6 +216,7 @@ fn packages(absent: &[&Need]) -> Vec<String> {
         let names = match &need.from {
             From::Apt(names) => names.iter().map(|&name| name.to_owned()).collect(),
             From::AptChoice(choose) => choose(),
+            From::Emulator => vec![emulator::PACKAGE.to_owned()],
             From::Bindgen => Vec::new(),
         };
         for name in names {
@@ -238,17 +241,18 @@ fn install(ctx: &Context, absent: &[&Need]) -> Result<()> {
         ctx.ui.note("will run: apt-get update");
         let updated = root_command(ctx, "apt-update", &["apt-get", "update"]);
         // Which packages there are is known only now.
-        let packages = packages(absent);
-        let mut command = vec!["apt-get", "install", "--yes", "--no-remove", "--no-install-recommends"];
-        command.extend(["-o", "DPkg::Lock::Timeout=600"]);
-        command.extend(packages.iter().map(String::as_str));
-        ctx.ui.note(format!("will run: {}", command.join(" ")));
-        if updated.is_err() || root_command(ctx, "apt-install", &command).is_err() {
-            // A mirror that was busy, or an installation that was once interrupted.
-            ctx.ui.note("that failed; will run: dpkg --configure -a, apt-get update, and the installation once more");
-            root_command(ctx, "dpkg-configure", &["dpkg", "--configure", "-a"])?;
-            root_command(ctx, "apt-update", &["apt-get", "update"])?;
-            root_command(ctx, "apt-install", &command)?;
+        let mut packages = packages(absent);
+        let conflicts = packages.iter().any(|package| package == emulator::PACKAGE) && !emulator::can_be_installed();
+        if conflicts {
+            packages.retain(|package| package != emulator::PACKAGE);
+        }
+        apt_install(ctx, updated.is_ok(), "install", &packages)?;
+        if conflicts {
+            ctx.ui.note(format!(
+                "installing {} would remove packages of this machine; will unpack it into the cache instead",
+                emulator::PACKAGE
+            ));
+            emulator::unpack(ctx, |needed| apt_install(ctx, true, "satisfy", &[needed.to_owned()]))?;
         }
     }
     if absent.iter().any(|need| matches!(need.from, From::Bindgen)) {
@@ -265,6 +269,25 @@ fn install(ctx: &Context, absent: &[&Need]) -> Result<()> {
         step.done("");
     }
     Ok(())
+}
+
+/// Has apt install packages, or satisfy dependencies. Nothing that the machine has is removed.
+fn apt_install(ctx: &Context, is_updated: bool, verb: &str, what: &[String]) -> Result<()> {
+    if what.is_empty() {
+        return Ok(());
+    }
+    let mut command = vec!["apt-get", verb, "--yes", "--no-remove", "--no-install-recommends"];
+    command.extend(["-o", "DPkg::Lock::Timeout=600"]);
+    command.extend(what.iter().map(String::as_str));
+    ctx.ui.note(format!("will run: {}", command.join(" ")));
+    if is_updated && root_command(ctx, "apt-install", &command).is_ok() {
+        return Ok(());
+    }
+    // A mirror that was busy, or an installation that was once interrupted.
+    ctx.ui.note("that failed; will run: dpkg --configure -a, apt-get update, and the installation once more");
+    root_command(ctx, "dpkg-configure", &["dpkg", "--configure", "-a"])?;
+    root_command(ctx, "apt-update", &["apt-get", "update"])?;
+    root_command(ctx, "apt-install", &command)
 }
 
 fn is_root() -> bool {
@@ -342,7 +365,7 @@ fn candidate_in(policy: &str) -> Option<String> {
 pub fn doctor(ctx: &Context) -> Result<ExitCode> {
     let mut absent = Vec::new();
     for need in NEEDS {
-        match (need.found)() {
+        match (need.found)(ctx) {
             Some(found) => println!("ok       {:20} {found}", need.name),
             None => {
                 println!("MISSING  {:20} {}", need.name, need.why);
@@ -351,7 +374,7 @@ pub fn doctor(ctx: &Context) -> Result<ExitCode> {
         }
     }
     for need in SELFTEST_NEEDS {
-        match (need.found)() {
+        match (need.found)(ctx) {
             Some(found) => println!("ok       {:20} {found}", need.name),
             None => println!("optional {:20} not installed; `cargo xtask selftests` needs it", need.name),
         }

@@ -7,6 +7,7 @@
 mod accel;
 mod console;
 mod cpio;
+pub mod emulator;
 mod libraries;
 mod payload;
 
@@ -34,9 +35,6 @@ pub use accel::{accelerator, counts_instead};
 pub use console::{Finding, Kind};
 pub use libraries::FOLDERS as LIBRARY_FOLDERS;
 pub use payload::{CopySpec, FOLDER, Payload};
-
-/// The emulator.
-pub const BINARY: &str = "qemu-system-x86_64";
 
 /// How long a guest may take until its init runs. Translating, with every check a debugging
 /// kernel has, it is 20 s on a machine that has nothing else to do.
@@ -261,7 +259,8 @@ impl Guest {
         on_started: &mut Option<Input>,
     ) -> Result<(Outcome, bool)> {
         let (log_path, mut log) = console_log(ctx, &self.name)?;
-        let mut command = Command::new(BINARY);
+        let emulator = emulator::path(ctx)?;
+        let mut command = Command::new(&emulator);
         self.arguments(ctx, &mut command, initramfs)?;
         let ports = ["spawn.stdout", "spawn.stderr", "spawn.control"];
         let [stdout, stderr, control] = ports.map(|name| port(&mut command, name));
@@ -270,7 +269,7 @@ impl Guest {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         writeln!(log, "$ {command:?}")?;
 
-        let mut qemu = Guarded::spawn(&mut command).with_context(|| format!("cannot start {BINARY}"))?;
+        let mut qemu = Guarded::spawn(&mut command).with_context(|| format!("cannot start {}", emulator.display()))?;
         // With our copies of QEMU's ends gone, the end of QEMU is the end of every stream.
         drop((far1, far2, far3, command));
         let mut input = qemu.stdin.take();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::{BINARY, memory_file, passed_path};
+use super::{emulator, memory_file, passed_path};
 use crate::context::{Accel, Context};
 use crate::interrupt::Guarded;
 use crate::kernel::Flavor;
@@ -43,7 +43,7 @@ pub fn accelerator(ctx: &Context) -> Result<(Accel, String)> {
     if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/kvm") {
         return no(&format!("/dev/kvm cannot be used: {error}"));
     }
-    match probe() {
+    match probe(ctx) {
         Ok(Some(time)) => Ok((Accel::Kvm, format!("a probe ran in {} ms", time.as_millis()))),
         Ok(None) => no(&format!("/dev/kvm is there, but a probe did not finish in {} s", PATIENCE.as_secs())),
         Err(error) => no(&format!("/dev/kvm is there, but a probe failed: {error:#}")),
@@ -59,7 +59,7 @@ fn virtualises(cpuinfo: &str) -> bool {
 }
 
 /// Runs the probe under KVM. None means that it was too slow.
-fn probe() -> Result<Option<Duration>> {
+fn probe(ctx: &Context) -> Result<Option<Duration>> {
     // A firmware of 64 KiB ends at the reset vector, which jumps to its beginning.
     let mut rom = vec![0xf4; 64 * 1024];
     rom[..PROBE.len()].copy_from_slice(PROBE);
@@ -67,14 +67,15 @@ fn probe() -> Result<Option<Duration>> {
     let mut file = memory_file("probe")?;
     file.write_all(&rom)?;
 
-    let mut command = Command::new(BINARY);
+    let emulator = emulator::path(ctx)?;
+    let mut command = Command::new(&emulator);
     command.args(["-nodefaults", "-no-user-config", "-machine", "q35", "-display", "none", "-m", "16M"]);
     command.args(["-accel", "kvm", "-device", "isa-debug-exit,iobase=0x501,iosize=1"]);
     let path = passed_path(&mut command, &file);
     command.arg("-bios").arg(path);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let started = Instant::now();
-    let mut qemu = Guarded::spawn(&mut command).with_context(|| format!("cannot start {BINARY}"))?;
+    let mut qemu = Guarded::spawn(&mut command).with_context(|| format!("cannot start {}", emulator.display()))?;
     while started.elapsed() < PATIENCE {
         match qemu.try_wait()? {
             Some(status) if status.code() == Some(FINISHED) => return Ok(Some(started.elapsed())),
