@@ -11,7 +11,7 @@ use spawn_template::uapi::{self, spawn_template_action};
 use crate::arena::Arena;
 use crate::rng::Rng;
 use crate::sys;
-use crate::world::{CHILDREN, Kind, NEW, SCRATCH, World};
+use crate::world::{self, CHILDREN, Kind, SCRATCH, World};
 
 /// What the memory for results is filled with before a call.
 pub const UNTOUCHED: u8 = 0xa5;
@@ -276,8 +276,8 @@ impl Generator<'_> {
 
     /// A program with some bytes of its headers changed.
     fn corrupt_executable(&mut self) -> String {
-        // Folders and files of their own for each thread would need numbers; the address of its memory is one.
-        let path = format!("{NEW}/corrupt-{}-{:x}", std::process::id(), self.arena.missing() >> 12);
+        // Files of their own for each thread need numbers; the address of its memory is one.
+        let path = world::corrupt_path(std::process::id(), self.arena.missing() >> 12);
         let from = self.rng.pick(&["nothing", "static-pie", "dynamic0"]);
         let Ok(mut program) = std::fs::read(format!("{CHILDREN}/{from}")) else { return path };
         let end = if self.rng.percent(50) { 64 } else { 64 + 56 * 8 };

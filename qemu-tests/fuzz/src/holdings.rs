@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::thread;
+use std::time::Duration;
 
 /// Counts of what a call could leave behind.
 pub struct Holdings {
@@ -71,18 +73,25 @@ fn processes() -> io::Result<u64> {
     Ok(count)
 }
 
-/// Has the kernel give back what it only keeps for later.
-fn settle() {
+/// How many milliseconds what is freed after an RCU grace period may take until it is; times SPAWN_TEMPLATE_SLOW.
+const GRACE: u64 = 100;
+
+/// Has the kernel give back what it only keeps for later: pages and names, then the objects that it keeps per processor.
+/// Some of both are freed after a grace period only, and then are kept again.
+fn settle(slow: u64) {
     fs::write("/proc/sys/vm/drop_caches", "3").ok();
-    for cache in fs::read_dir("/sys/kernel/slab").into_iter().flatten().flatten() {
-        fs::write(cache.path().join("shrink"), "1").ok();
+    for _ in 0..2 {
+        thread::sleep(Duration::from_millis(GRACE * slow));
+        for cache in fs::read_dir("/sys/kernel/slab").into_iter().flatten().flatten() {
+            fs::write(cache.path().join("shrink"), "1").ok();
+        }
     }
 }
 
 impl Holdings {
     /// Counts, after what is kept for later has been given back as far as that can be had.
-    pub fn count() -> io::Result<Holdings> {
-        settle();
+    pub fn count(slow: u64) -> io::Result<Holdings> {
+        settle(slow);
         let memory = numbers("/proc/meminfo", 0)?;
         let memory = |name: &str| memory.get(name).copied().unwrap_or_default();
         let mut pages = numbers("/proc/vmstat", 0)?;
@@ -105,7 +114,7 @@ impl Holdings {
     }
 
     /// What is different after `calls` calls. What is counted per processor, or kept for a while, may differ a little,
-    /// but not by anything like one for each hundred calls.
+    /// but not by anything like one for each thousand calls.
     pub fn differences(&self, after: &Holdings, calls: u64) -> Vec<String> {
         let mut found = Vec::new();
         for (what, was) in &self.exact {
@@ -116,7 +125,7 @@ impl Holdings {
         }
         for (name, &is) in &after.slabs {
             let was = self.slabs.get(name).copied().unwrap_or_default();
-            let limit = if OURS.contains(&name.as_str()) { 64 + calls / 1000 } else { 256 + calls / 100 };
+            let limit = if OURS.contains(&name.as_str()) { 64 + calls / 1000 } else { 256 + calls / 1000 };
             if is > was + limit && !IGNORED.contains(&name.as_str()) {
                 found.push(format!("{was} objects of {name} before, {is} after"));
             }
@@ -134,6 +143,18 @@ impl Holdings {
             found.push(format!("{} KiB of memory in use before, {} after", self.memory, after.memory));
         }
         found
+    }
+
+    /// The slab caches that have most objects more than before, for people.
+    pub fn grown(&self, after: &Holdings) -> String {
+        let more = |(name, &is): (&String, &u64)| {
+            let was = self.slabs.get(name).copied().unwrap_or_default();
+            (is > was).then(|| (is - was, name.clone()))
+        };
+        let mut grown: Vec<_> = after.slabs.iter().filter_map(more).collect();
+        grown.sort_unstable_by(|one, other| other.cmp(one));
+        let shown: Vec<_> = grown.iter().take(8).map(|(more, name)| format!("{name} {more}")).collect();
+        shown.join(", ")
     }
 
     /// The counts of a few things, for people.

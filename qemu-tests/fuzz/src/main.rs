@@ -115,7 +115,7 @@ fn run(options: Options) -> Result<(), String> {
     // Caches fill up first.
     let warm = (options.calls / 10).clamp(200, 2000);
     run.until(|run| run.calls() >= warm)?;
-    let before = Holdings::count().map_err(failed("cannot count"))?;
+    let before = Holdings::count(slow).map_err(failed("cannot count"))?;
     println!("before, after {} calls for a start: {}", run.calls(), before.summary());
     let (calls, starts) = (run.calls(), run.starts());
     run.until(|run| {
@@ -250,6 +250,8 @@ impl Run {
         while let Ok(Some(ended)) = sys::reap_any() {
             let Some(position) = workers.iter().position(|worker| worker.pid == ended.pid) else { continue };
             let Worker { slot, work, .. } = workers.swap_remove(position);
+            world::remove_corrupt(ended.pid as u32)
+                .map_err(|error| format!("cannot remove what a worker has left: {error}"))?;
             let state = &self.shared.slots[slot];
             if state.is_done.load(Relaxed) != 0 {
                 continue;
@@ -312,10 +314,11 @@ impl Run {
         let mut differences = Vec::new();
         // Much is freed a little later, after an RCU grace period.
         for _ in 0..40 {
-            let after = Holdings::count().map_err(|error| format!("cannot count: {error}"))?;
+            let after = Holdings::count(self.slow).map_err(|error| format!("cannot count: {error}"))?;
             differences = before.differences(&after, calls);
             if differences.is_empty() {
                 println!("after: {}", after.summary());
+                println!("grown: {}", before.grown(&after));
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(250 * self.slow));

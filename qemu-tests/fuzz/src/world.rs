@@ -100,6 +100,23 @@ pub fn remove() -> io::Result<()> {
     fs::remove_dir(FULL_CGROUP)
 }
 
+/// Where the worker `pid` writes executables with mistakes in them; `thread` tells its threads apart.
+pub fn corrupt_path(pid: u32, thread: u64) -> String {
+    format!("{NEW}/corrupt-{pid}-{thread:x}")
+}
+
+/// Removes the executables that the worker `pid` has left.
+pub fn remove_corrupt(pid: u32) -> io::Result<()> {
+    let prefix = format!("corrupt-{pid}-");
+    for entry in fs::read_dir(NEW)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// A template, and what the worker counted of its spawns.
 #[derive(Debug)]
 pub struct Template {
