@@ -125,8 +125,8 @@ impl Holdings {
         }
         for (name, &is) in &after.slabs {
             let was = self.slabs.get(name).copied().unwrap_or_default();
-            let limit = if OURS.contains(&name.as_str()) { 64 + calls / 1000 } else { 256 + calls / 1000 };
-            if is > was + limit && !IGNORED.contains(&name.as_str()) {
+            let few = if OURS.contains(&name.as_str()) { 64 } else { 256 };
+            if is > was + few + calls / 1000 && !IGNORED.contains(&name.as_str()) {
                 found.push(format!("{was} objects of {name} before, {is} after"));
             }
         }
