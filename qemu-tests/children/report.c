@@ -348,6 +348,7 @@ static void put_addresses(char **argv)
 
 	printf("own.address.stack=%p\n", (void *)argv);
 	printf("own.address.execfn=%#lx\n", getauxval(AT_EXECFN));
+	printf("own.address.random=%#lx\n", getauxval(AT_RANDOM));
 	printf("own.address.exe=%#lx\n", getauxval(AT_PHDR));
 	printf("own.address.interpreter=%#lx\n", getauxval(AT_BASE));
 	printf("own.address.vdso=%#lx\n", getauxval(AT_SYSINFO_EHDR));

@@ -3,19 +3,23 @@
 use std::collections::BTreeSet;
 
 use crate::harness::{Checks, Outcome};
-use crate::os;
+use crate::os::{self, Status};
 use crate::template::{Folder, Template, child, set_mode};
-use crate::{same, tests};
+use crate::{ensure, same, tests};
 
-tests!("aslr": dynamic_program, static_program, random_bytes, setuid_program_of_a_caller_without);
+tests!("aslr":
+    dynamic_program, static_program, random_bytes, setuid_program_of_a_caller_without, strings_and_vectors_share_a_page,
+    arguments_wherever_they_lie,
+);
 
 /// How many children are compared. The break has the least entropy, 18 bits: two agree by chance once in 17 000 runs.
 const CHILDREN: usize = 6;
 
 /// Where everything lies in a program that is position independent.
-const DYNAMIC: [&str; 6] = [
+const DYNAMIC: [&str; 7] = [
     "own.address.stack",
     "own.address.execfn",
+    "own.address.random",
     "own.address.exe",
     "own.address.interpreter",
     "own.address.vdso",
@@ -68,4 +72,32 @@ fn setuid_program_of_a_caller_without() -> Outcome {
     // SAFETY: personality() takes a number.
     unsafe { libc::personality(libc::ADDR_NO_RANDOMIZE as libc::c_ulong) };
     all_differ(&path, &DYNAMIC)
+}
+
+/// What execve leaves between the strings and what it writes below them lies above the strings. It leaves up to 8 KiB
+/// there, so that one in four programs would have both in one page by chance.
+fn strings_and_vectors_share_a_page() -> Outcome {
+    let template = Template::child("report-static")?;
+    let mut shared = 0;
+    for _ in 0..24 {
+        let show = template.spawn().show()?;
+        let page = |key| u64::from_str_radix(show.get(key).trim_start_matches("0x"), 16).map(|address| address >> 12);
+        let (strings, vectors) = (page("own.address.execfn"), page("own.address.random"));
+        ensure!(strings.is_ok(), "AT_EXECFN is {:?}", show.get("own.address.execfn"));
+        shared += u32::from(strings == vectors);
+    }
+    ensure!(shared >= 15, "only {shared} of 24 children have AT_EXECFN and AT_RANDOM in one page");
+    Ok(())
+}
+
+/// The strings end at any distance from the end of the stack, in any of its first pages.
+fn arguments_wherever_they_lie() -> Outcome {
+    let template = Template::path("/bin/echo")?;
+    for length in (0..13_000).step_by(331) {
+        let argument = "x".repeat(length);
+        let (status, output) = template.spawn().argv(["echo", "-n", argument.as_str()]).output()?;
+        same!(status, Status::Exited(0), "status with {length} bytes of argument");
+        ensure!(output == argument.as_bytes(), "echo saw another argument of {length} bytes: {} bytes", output.len());
+    }
+    Ok(())
 }

@@ -228,7 +228,7 @@ fn addresses_without_randomization() -> Outcome {
     checked(unsafe { libc::personality(libc::ADDR_NO_RANDOMIZE as libc::c_ulong) })?;
     for program in ["report", "report-static"] {
         let twice = twice::compare(&child(program))?;
-        for key in ["stack", "execfn", "exe", "interpreter", "vdso", "brk"] {
+        for key in ["stack", "execfn", "random", "exe", "interpreter", "vdso", "brk"] {
             let key = format!("own.address.{key}");
             same!(twice.spawned.get(&key), twice.executed.get(&key), "{program}: {key}");
             ensure!(!twice.spawned.get(&key).is_empty(), "{program} did not print {key}");
