@@ -95,8 +95,48 @@ pub(crate) enum Step {
     Cgroup(c_int),
 }
 
-/// Checks `action` and resolves what it refers to. `plan` holds the actions before it.
-pub(crate) fn read(action: &bindings::spawn_template_action, plan: &Plan) -> Result<Step> {
+/// The types of actions that are known, each as a bit of its number. They have no gaps.
+pub(crate) const TYPES: u64 =
+    (2 << bindings::spawn_template_action_type_SPAWN_TEMPLATE_ACTION_CGROUP) - 1;
+
+/// One action: what the child does, and what the caller called it by.
+pub(crate) struct Action {
+    pub(crate) step: Step,
+    /// The fields of the same names.
+    pub(crate) fd: c_int,
+    pub(crate) newfd: c_int,
+    pub(crate) flags: u32,
+    pub(crate) arg: u64,
+    /// The user address that is in what `arg` points to: of a path, a set, a list.
+    pub(crate) inner: u64,
+    /// The user address of the action.
+    pub(crate) addr: u64,
+}
+
+/// Checks `action`, which was read from `addr`, and resolves what it refers to. `plan` holds the
+/// actions before it.
+pub(crate) fn read(
+    action: &bindings::spawn_template_action,
+    addr: u64,
+    plan: &Plan,
+) -> Result<Action> {
+    let mut inner = 0;
+    Ok(Action {
+        step: read_step(action, plan, &mut inner)?,
+        fd: action.fd,
+        newfd: action.newfd,
+        flags: action.flags,
+        arg: action.arg,
+        inner,
+        addr,
+    })
+}
+
+fn read_step(
+    action: &bindings::spawn_template_action,
+    plan: &Plan,
+    inner: &mut u64,
+) -> Result<Step> {
     let fields = Fields(action);
 
     match action.type_ {
@@ -124,7 +164,7 @@ pub(crate) fn read(action: &bindings::spawn_template_action, plan: &Plan) -> Res
         }
         bindings::spawn_template_action_type_SPAWN_TEMPLATE_ACTION_OPEN => {
             fields.only(&[Field::Fd, Field::Newfd, Field::Arg])?;
-            open(action, plan)
+            open(action, plan, inner)
         }
         bindings::spawn_template_action_type_SPAWN_TEMPLATE_ACTION_CLOSE_RANGE => {
             fields.only(&[Field::Fd, Field::Newfd, Field::Flags])?;
@@ -146,15 +186,15 @@ pub(crate) fn read(action: &bindings::spawn_template_action, plan: &Plan) -> Res
         }
         bindings::spawn_template_action_type_SPAWN_TEMPLATE_ACTION_SIGMASK => {
             fields.only(&[Field::Arg])?;
-            Ok(Step::SigMask(sigset(action.arg)?))
+            Ok(Step::SigMask(sigset(action.arg, inner)?))
         }
         bindings::spawn_template_action_type_SPAWN_TEMPLATE_ACTION_SIGDEFAULT => {
             fields.only(&[Field::Arg])?;
-            Ok(Step::SigDefault(sigset(action.arg)?))
+            Ok(Step::SigDefault(sigset(action.arg, inner)?))
         }
         bindings::spawn_template_action_type_SPAWN_TEMPLATE_ACTION_CHDIR => {
             fields.only(&[Field::Arg])?;
-            Ok(Step::Chdir(path(action.arg)?))
+            Ok(Step::Chdir(path(action.arg, false)?))
         }
         bindings::spawn_template_action_type_SPAWN_TEMPLATE_ACTION_SETSID => {
             fields.only(&[])?;
@@ -202,7 +242,7 @@ pub(crate) fn read(action: &bindings::spawn_template_action, plan: &Plan) -> Res
         }
         bindings::spawn_template_action_type_SPAWN_TEMPLATE_ACTION_SETGROUPS => {
             fields.only(&[Field::Arg])?;
-            Ok(Step::Setgroups(Groups::read(action.arg)?))
+            Ok(Step::Setgroups(Groups::read(action.arg, inner)?))
         }
         bindings::spawn_template_action_type_SPAWN_TEMPLATE_ACTION_NO_NEW_PRIVS => {
             fields.only(&[])?;
@@ -217,7 +257,7 @@ pub(crate) fn read(action: &bindings::spawn_template_action, plan: &Plan) -> Res
         }
         bindings::spawn_template_action_type_SPAWN_TEMPLATE_ACTION_SIGIGNORE => {
             fields.only(&[Field::Arg])?;
-            Ok(Step::SigIgnore(sigset(action.arg)?))
+            Ok(Step::SigIgnore(sigset(action.arg, inner)?))
         }
         bindings::spawn_template_action_type_SPAWN_TEMPLATE_ACTION_CGROUP => {
             fields.only(&[Field::Fd])?;
@@ -273,13 +313,19 @@ impl Fields<'_> {
 }
 
 /// An OPEN action.
-fn open(action: &bindings::spawn_template_action, plan: &Plan) -> Result<Step> {
+fn open(
+    action: &bindings::spawn_template_action,
+    plan: &Plan,
+    inner: &mut u64,
+) -> Result<Step> {
     let newfd = u32::try_from(action.newfd).map_err(|_| EINVAL)?;
     if action.arg == 0 || (action.fd < 0 && action.fd != bindings::AT_FDCWD) {
         return Err(EINVAL);
     }
     let spawn_template_open(open) = uapi::read(action.arg)?;
-    let path = path(open.path)?;
+    *inner = open.path;
+    let may_be_empty = open.how.flags & u64::from(bindings::O_EMPTYPATH) != 0;
+    let path = path(open.path, may_be_empty)?;
     let how = bindings::open_how {
         flags: open.how.flags,
         mode: open.how.mode,
@@ -301,10 +347,10 @@ fn open(action: &bindings::spawn_template_action, plan: &Plan) -> Result<Step> {
     })
 }
 
-/// A path; `ENOENT` if it is empty.
-fn path(addr: u64) -> Result<UserString> {
+/// A path; `ENOENT` if it is empty, unless it may be.
+fn path(addr: u64, may_be_empty: bool) -> Result<UserString> {
     let path = uapi::read_path(addr)?;
-    if path.is_empty() {
+    if path.is_empty() && !may_be_empty {
         return Err(ENOENT);
     }
     Ok(path)
@@ -326,8 +372,11 @@ fn rlimit(addr: u64) -> Result<Step> {
 }
 
 /// The signals that the set at `addr` holds, without those that nothing can be done about.
-fn sigset(addr: u64) -> Result<u64> {
+///
+/// `inner` is set to where the set itself is.
+fn sigset(addr: u64, inner: &mut u64) -> Result<u64> {
     let spawn_template_sigset(set) = uapi::read_arg(addr)?;
+    *inner = set.sigset;
     if set.sigsetsize != size_of::<u64>() as u64 {
         return Err(EINVAL);
     }

@@ -11,6 +11,10 @@ use crate::{
         Source,
         Step, //
     },
+    calls::{
+        self,
+        Call, //
+    },
     held_file::HeldFile,
     outcome::{
         At,
@@ -39,6 +43,30 @@ use kernel::{
     sync::aref::ARef, //
 };
 
+/// Why the child did not get on.
+enum Stop {
+    /// Whoever is asked about a system call forbids it.
+    Refused(Error),
+    /// It was tried.
+    Failed(Error),
+}
+
+impl Stop {
+    fn error(&self) -> Error {
+        match self {
+            Stop::Refused(error) | Stop::Failed(error) => *error,
+        }
+    }
+
+    /// The stage that is to blame, which is `stage` if it was tried.
+    fn stage(&self, stage: Stage) -> Stage {
+        match self {
+            Stop::Refused(_) => Stage::Identity,
+            Stop::Failed(_) => stage,
+        }
+    }
+}
+
 /// Carries the plan out and execs. After an error the task must exit.
 ///
 /// `spawn` is what `kernel_spawn()` was given.
@@ -46,45 +74,68 @@ pub(crate) fn run(
     plan: Plan,
     bprm: Bprm,
     template: &Template,
-    spawn: *const bindings::kernel_spawn,
+    execve: &Call,
+    spawn: *mut bindings::kernel_spawn,
 ) -> Result<(), Failure> {
-    // All signals are blocked meanwhile: one to the process group must not interrupt an action; it
-    // is the program's to take.
-    // SAFETY: `spawn` is valid, and this field does not change while the child runs.
-    let mut mask = unsafe { (*spawn).blocked };
-
     if !plan.inherit {
         init_files(plan.stdio).at(Stage::Create)?;
     }
-    for (index, step) in plan.steps.into_iter().enumerate() {
-        if let Step::SigMask(signals) = step {
-            mask = sigset(signals);
+    for (index, action) in plan.actions.into_iter().enumerate() {
+        // All signals are blocked until the program starts: one to the process group must not
+        // interrupt an action; it is the program's to take.
+        if let Step::SigMask(signals) = action.step {
+            // SAFETY: `spawn` is valid, and this field is the child's by now.
+            unsafe { (*spawn).blocked = sigset(signals) };
         }
-        restarting(|| step.run(&bprm, spawn))
-            .map_err(|error| Failure::of_action(Stage::Action, index, error))?;
-        drop(step);
-        // SAFETY: The child holds no lock. A file that a step closed is closed now, not after exec.
+        for (n, call) in action.calls().enumerate() {
+            restarting(|| make(&call, spawn, || action.step.run(n, spawn))).map_err(|stop| {
+                Failure::of_action(stop.stage(Stage::Action), index, stop.error())
+            })?;
+        }
+        drop(action);
+        // SAFETY: The child holds no lock. A file that was closed is closed now, not after exec.
         unsafe { bindings::task_work_run() };
     }
 
-    let file = restarting(|| template.open()).map_err(|error| {
-        let stage = if error == ESTALE {
-            Stage::Identity
-        } else {
-            Stage::Exec
-        };
-        Failure::of(stage, error)
+    let file = restarting(|| {
+        // SAFETY: `spawn` is what `kernel_spawn()` was given.
+        unsafe { execve.enter(spawn) }.map_err(Stop::Refused)?;
+        template
+            .open()
+            .inspect_err(|error| calls::exit(error.to_errno() as c_long))
+            .map_err(Stop::Failed)
+    });
+    let file = file.map_err(|stop| {
+        let stage = stop.stage(template.open_stage(stop.error()));
+        Failure::of(stage, stop.error())
     })?;
-    bprm.exec(file, template).at(Stage::Exec)?;
-    set_blocked(&mut mask);
-    Ok(())
+    // On success the call ends on the way to user mode.
+    bprm.exec(file, template, spawn)
+        .inspect_err(|error| calls::exit(error.to_errno() as c_long))
+        .at(Stage::Exec)
+}
+
+/// Does the work of a system call, as that call.
+fn make(
+    call: &Call,
+    spawn: *const bindings::kernel_spawn,
+    f: impl FnOnce() -> Result<c_long>,
+) -> Result<(), Stop> {
+    // SAFETY: `spawn` is what `kernel_spawn()` was given.
+    unsafe { call.enter(spawn) }.map_err(Stop::Refused)?;
+    let result = f();
+    calls::exit(match result {
+        Ok(value) => value,
+        Err(error) => error.to_errno() as c_long,
+    });
+    result.map(|_| ()).map_err(Stop::Failed)
 }
 
 /// Does `f`, again if something interrupted it that does not kill the child.
 ///
-/// All signals that can be are blocked; what is left is tracers, freezers and SIGSTOP. Those have to
-/// wait until the program starts, and so must not make a call fail.
-fn restarting<T>(mut f: impl FnMut() -> Result<T>) -> Result<T> {
+/// All signals that can be are blocked; what is left is tracers, freezers and SIGSTOP. They get the
+/// child here, where it holds nothing.
+fn restarting<T>(mut f: impl FnMut() -> Result<T, Stop>) -> Result<T, Stop> {
     const INTERRUPTED: [Error; 5] = [
         EINTR,
         ERESTARTSYS,
@@ -95,12 +146,12 @@ fn restarting<T>(mut f: impl FnMut() -> Result<T>) -> Result<T> {
 
     loop {
         // SAFETY: The calling task is the child, and holds no lock.
-        let lives = unsafe { bindings::spawn_defer_signals() };
+        let lives = unsafe { bindings::signal_take_stops() };
         if !lives {
-            return Err(EINTR);
+            return Err(Stop::Failed(EINTR));
         }
         match f() {
-            Err(error) if INTERRUPTED.contains(&error) && interrupted() => (),
+            Err(Stop::Failed(error)) if INTERRUPTED.contains(&error) && interrupted() => (),
             result => return result,
         }
     }
@@ -113,24 +164,31 @@ fn interrupted() -> bool {
 
 /// Makes the descriptor table that the child starts with.
 fn init_files(stdio: [Option<Stdio>; 3]) -> Result {
-    // SAFETY: The child was born without a descriptor table.
-    to_result(unsafe { bindings::init_empty_files() })?;
-    for (fd, stdio) in (0..).zip(stdio) {
-        if let Some(Stdio { file, cloexec }) = stdio {
-            install(&file, fd, cloexec)?;
+    let mut cloexec = 0;
+    let mut files = [core::ptr::null_mut(); 3];
+    for (fd, stdio) in stdio.iter().enumerate() {
+        if let Some(stdio) = stdio {
+            files[fd] = stdio.file.as_ptr();
+            cloexec |= u32::from(stdio.cloexec) << fd;
         }
     }
-    Ok(())
+    // SAFETY: The child was born without a descriptor table; the files are valid or null.
+    to_result(unsafe { bindings::init_stdio_files(files.as_ptr(), cloexec) })
+}
+
+/// What a system call that only says that it worked returns.
+fn done(result: Result) -> Result<c_long> {
+    result.map(|()| 0)
 }
 
 impl Step {
-    fn run(&self, bprm: &Bprm, spawn: *const bindings::kernel_spawn) -> Result {
+    /// Does the work of the `n`-th call that the step stands for, and returns what that returns.
+    fn run(&self, n: usize, spawn: *const bindings::kernel_spawn) -> Result<c_long> {
         match self {
             Step::Close { fd } => {
                 // SAFETY: May be called with any number. As in posix_spawn(), closing what is not
                 // open is no error, nor is a failure to write back.
-                unsafe { bindings::close_fd(*fd) };
-                Ok(())
+                Ok(unsafe { bindings::close_fd(*fd) } as c_long)
             }
             Step::Dup {
                 source: Source::Child(fd),
@@ -140,36 +198,39 @@ impl Step {
                 HeldFile::from_fd(*fd)?;
                 // SAFETY: `fd` is open, and nobody else uses the table.
                 unsafe { bindings::set_close_on_exec(*fd, 0) };
-                Ok(())
+                Ok(*newfd as c_long)
             }
             Step::Dup {
                 source,
                 newfd,
                 cloexec,
-            } => source.with(|file| install(file, *newfd, *cloexec)),
-            Step::Fchdir(dir) => dir.with(chdir),
+            } => {
+                source.with(|file| install(file, *newfd, *cloexec))?;
+                Ok(*newfd as c_long)
+            }
+            Step::Fchdir(dir) => done(dir.with(chdir)),
             Step::Open {
                 base,
                 path,
                 how,
                 newfd,
             } => {
-                let file = open(bprm, base, path, how)?;
-                install(
-                    &file,
-                    *newfd,
-                    how.flags & u64::from(bindings::O_CLOEXEC) != 0,
-                )
+                let file = open(base, path, how)?;
+                let cloexec = how.flags & u64::from(bindings::O_CLOEXEC) != 0;
+                install(&file, *newfd, cloexec)?;
+                Ok(*newfd as c_long)
             }
             Step::CloseRange { first, last, flags } => {
                 // SAFETY: May be called with any numbers.
-                to_result(unsafe { bindings::ksys_close_range(*first, *last, *flags) })
+                done(to_result(unsafe {
+                    bindings::ksys_close_range(*first, *last, *flags)
+                }))
             }
-            // Takes effect after the last step.
-            Step::SigMask(_) => Ok(()),
+            // Takes effect when the program starts.
+            Step::SigMask(_) => Ok(0),
             Step::SigDefault(signals) => {
-                set_action(*signals, None);
-                Ok(())
+                set_action(*signals, n, None);
+                Ok(0)
             }
             Step::Chdir(path) => {
                 let how = bindings::open_how {
@@ -177,65 +238,67 @@ impl Step {
                     mode: 0,
                     resolve: 0,
                 };
-                chdir(&open(bprm, &Base::Cwd, path, &how)?)
+                done(chdir(&open(&Base::Cwd, path, &how)?))
             }
             // SAFETY: The calling task may call it at any time; as all the others below.
-            Step::Setsid => to_result(unsafe { bindings::spawn_setsid() }),
+            Step::Setsid => value(unsafe { bindings::spawn_setsid() }),
             // SAFETY: As above.
-            Step::Setpgid(pgid) => to_result(unsafe { bindings::spawn_setpgid(*pgid) }),
+            Step::Setpgid(pgid) => value(unsafe { bindings::spawn_setpgid(*pgid) }),
             Step::Tcsetpgrp(tty) => tty.with(|tty| {
                 // SAFETY: `tty` is a valid file.
-                to_result(unsafe { bindings::spawn_tcsetpgrp(tty.as_ptr()) })
+                value(unsafe { bindings::spawn_tcsetpgrp(tty.as_ptr()) })
             }),
             Step::Setctty(tty) => tty.with(|tty| {
                 // SAFETY: `tty` is a valid file.
-                to_result(unsafe { bindings::spawn_setctty(tty.as_ptr()) })
+                value(unsafe { bindings::spawn_setctty(tty.as_ptr()) })
             }),
-            Step::Umask(mask) => {
-                // SAFETY: As above.
-                unsafe { bindings::spawn_umask(*mask) };
-                Ok(())
-            }
+            // SAFETY: As above.
+            Step::Umask(mask) => value(unsafe { bindings::spawn_umask(*mask) }),
             Step::Rlimit { resource, limit } => {
                 let mut limit = *limit;
                 // SAFETY: `limit` is valid, and any number may be given as the resource.
-                to_result(unsafe { bindings::spawn_setrlimit(*resource, &mut limit) })
+                value(unsafe { bindings::spawn_setrlimit(*resource, &mut limit) })
             }
             Step::Sched(attr) => {
                 let mut attr = **attr;
                 // SAFETY: `attr` is a valid structure.
-                to_result(unsafe { bindings::spawn_sched_setattr(&mut attr) })
+                value(unsafe { bindings::spawn_sched_setattr(&mut attr) })
             }
+            // The group first, while that may be changed.
             // SAFETY: As above.
-            Step::ResetIds => to_result(unsafe { bindings::spawn_reset_ids() }),
+            Step::ResetIds if n == 0 => value(unsafe { bindings::spawn_reset_gid() }),
             // SAFETY: As above.
-            Step::Setuid(uid) => to_result(unsafe { bindings::spawn_setuid(*uid) }),
+            Step::ResetIds => value(unsafe { bindings::spawn_reset_uid() }),
             // SAFETY: As above.
-            Step::Setgid(gid) => to_result(unsafe { bindings::spawn_setgid(*gid) }),
+            Step::Setuid(uid) => value(unsafe { bindings::spawn_setuid(*uid) }),
+            // SAFETY: As above.
+            Step::Setgid(gid) => value(unsafe { bindings::spawn_setgid(*gid) }),
             Step::Setgroups(groups) => {
                 // SAFETY: The list is valid and sorted; who needs it longer takes a reference.
-                to_result(unsafe { bindings::spawn_setgroups(groups.as_ptr()) })
+                value(unsafe { bindings::spawn_setgroups(groups.as_ptr()) })
             }
-            Step::NoNewPrivs => {
-                // SAFETY: As above.
-                unsafe { bindings::spawn_set_no_new_privs() };
-                Ok(())
-            }
+            // SAFETY: As above.
+            Step::NoNewPrivs => value(unsafe { bindings::spawn_set_no_new_privs() }),
             Step::Pdeathsig(signal) => {
                 // SAFETY: `spawn` is what made the calling task.
-                unsafe { bindings::spawn_set_pdeathsig(spawn, c_int::from(*signal)) };
-                Ok(())
+                value(unsafe { bindings::spawn_set_pdeathsig(spawn, c_int::from(*signal)) })
             }
             Step::SigIgnore(signals) => {
                 // SAFETY: `SIG_IGN` is the function pointer whose value is 1, which nobody calls.
                 let ignore = unsafe { core::mem::transmute::<usize, bindings::__sighandler_t>(1) };
-                set_action(*signals, ignore);
-                Ok(())
+                set_action(*signals, n, ignore);
+                Ok(0)
             }
             // The child was born there.
-            Step::Cgroup(_) => Ok(()),
+            Step::Cgroup(_) => Ok(0),
         }
     }
+}
+
+/// What C returns: a negative errno, or the value.
+fn value(ret: c_int) -> Result<c_long> {
+    to_result(ret)?;
+    Ok(ret as c_long)
 }
 
 impl Source {
@@ -255,12 +318,12 @@ fn chdir(dir: &HeldFile) -> Result {
     to_result(unsafe { bindings::fs_chdir_file(dir.as_ptr()) })
 }
 
-/// Gives the signals whose bits are set in `signals` the action `handler`, which the kernel must
-/// know: `None` is `SIG_DFL`.
-fn set_action(signals: u64, handler: bindings::__sighandler_t) {
-    for signal in (1..=64).filter(|signal| signals >> (signal - 1) & 1 != 0) {
+/// Gives the `n`-th of the signals whose bits are set in `signals` the action `handler`, which the
+/// kernel must know: `None` is `SIG_DFL`.
+fn set_action(signals: u64, n: usize, handler: bindings::__sighandler_t) {
+    if let Some(signal) = calls::nth_signal(signals, n) {
         // SAFETY: `signal` is a signal number.
-        unsafe { bindings::kernel_sigaction(signal, handler) };
+        unsafe { bindings::kernel_sigaction(signal as c_int, handler) };
     }
 }
 
@@ -269,15 +332,6 @@ fn sigset(signals: u64) -> bindings::sigset_t {
     bindings::sigset_t {
         sig: [signals as usize],
     }
-}
-
-/// Sets the blocked signals.
-fn set_blocked(mask: &mut bindings::sigset_t) {
-    // SAFETY: The set is valid; it was in force before or has been checked by the plan, so it holds
-    // no signal that cannot be blocked. `how` is valid, so the call does not fail.
-    unsafe { bindings::sigprocmask(bindings::SIG_SETMASK as c_int, mask, core::ptr::null_mut()) };
-    // SAFETY: May be called at any time. What `restarting` has put off is due now.
-    unsafe { bindings::recalc_sigpending() };
 }
 
 /// Puts one more reference to `file` into the table as `fd`, in the place of what is there.
@@ -290,12 +344,10 @@ fn install(file: &HeldFile, fd: u32, cloexec: bool) -> Result {
 }
 
 /// Opens a file, as openat2(2).
-fn open(bprm: &Bprm, base: &Base, path: &CStr, how: &bindings::open_how) -> Result<HeldFile> {
+fn open(base: &Base, path: &CStr, how: &bindings::open_how) -> Result<HeldFile> {
     let open_at = |fd: c_int| {
-        // SAFETY: The bprm is valid, `path` a valid string and `how` a valid structure.
-        let file = from_err_ptr(unsafe {
-            bindings::spawn_open(bprm.as_ptr(), fd, path.as_char_ptr(), how)
-        })?;
+        // SAFETY: `path` is a valid string and `how` a valid structure.
+        let file = from_err_ptr(unsafe { bindings::file_open_how(fd, path.as_char_ptr(), how) })?;
         // SAFETY: The file is valid, and the reference is ours.
         Ok(unsafe { HeldFile::from_owned(NonNull::new_unchecked(file)) })
     };

@@ -31,8 +31,10 @@ impl Groups {
     ///
     /// `EINVAL` for more than `NGROUPS_MAX`, or one that the caller's user namespace does not have;
     /// `EFAULT`.
-    pub(crate) fn read(addr: u64) -> Result<Self> {
+    /// `inner` is set to where the IDs themselves are.
+    pub(crate) fn read(addr: u64, inner: &mut u64) -> Result<Self> {
         let spawn_template_groups(args) = uapi::read_arg(addr)?;
+        *inner = args.groups;
         if args.count > u64::from(bindings::NGROUPS_MAX) {
             return Err(EINVAL);
         }
@@ -63,6 +65,13 @@ impl Groups {
         // SAFETY: All entries have been filled in.
         unsafe { bindings::groups_sort(groups.as_ptr()) };
         Ok(groups)
+    }
+
+    /// How many groups it has.
+    pub(crate) fn count(&self) -> usize {
+        // SAFETY: By the type invariant the list is valid.
+        let count = unsafe { (*self.as_ptr()).ngroups };
+        usize::try_from(count).unwrap_or(0)
     }
 
     /// The list, valid for as long as `self` lives.

@@ -82,6 +82,17 @@ impl Identity {
         self.cookie.is_some() || self.age() > granularity(file)
     }
 
+    /// Whether each change of `file`, whose identity this is, gives it another one.
+    ///
+    /// So it is where there is a change cookie, and where change times are taken as finely as they
+    /// are asked for. Elsewhere a server decides, or the format on the disk, and no number says in
+    /// which steps: FUSE, NFS and vfat all claim nanoseconds.
+    pub(crate) fn shows_each_change(&self, file: &HeldFile) -> bool {
+        // SAFETY: The file is valid, and with it its inode, superblock and type.
+        let flags = unsafe { (*(*(*file.inode()).i_sb).s_type).fs_flags };
+        self.cookie.is_some() || flags & bindings::FS_MGTIME as c_int != 0
+    }
+
     /// Nanoseconds since the change time, by the clock that file systems use; as good as infinite
     /// for a time in the future, which no change from now on will produce either.
     fn age(&self) -> i64 {

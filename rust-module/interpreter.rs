@@ -34,7 +34,10 @@ impl Interpreter {
         // Writes are denied from before the identity is taken until the headers have been read.
         let file = ExecFile::open(path)?;
         let identity = Identity::of(file.file())?;
-        if !identity.is_settled(file.file()) || !file.file().mapped_writes_show() {
+        if !identity.is_settled(file.file())
+            || !identity.shows_each_change(file.file())
+            || !file.file().mapped_writes_show()
+        {
             return Err(ESTALE);
         }
         let headers = Headers::read(&file, identity.size())?;

@@ -9,10 +9,11 @@
 use crate::{
     action::{
         self,
+        Action,
         Source,
         Step, //
     },
-    filters,
+    calls,
     held_file::HeldFile,
     outcome::{
         At,
@@ -30,13 +31,13 @@ use kernel::{
     }, //
 };
 
-/// What `fd` means in the child after some steps.
+/// What `fd` means in the child after some actions.
 enum Slot {
-    /// A step put something there.
+    /// An action put something there.
     Placed,
-    /// A step closed it.
+    /// An action closed it.
     Closed,
-    /// No step touched it.
+    /// No action touched it.
     Untouched,
 }
 
@@ -54,8 +55,8 @@ pub(crate) struct Plan {
     pub(crate) stdio: [Option<Stdio>; 3],
     /// The caller's descriptor of the cgroup that the child is born in.
     pub(crate) cgroup: Option<c_int>,
-    /// One for each action.
-    pub(crate) steps: KVec<Step>,
+    /// In the order in which the child carries them out.
+    pub(crate) actions: KVec<Action>,
 }
 
 impl Plan {
@@ -70,22 +71,31 @@ impl Plan {
         let size = len * size_of::<spawn_template_action>();
         let mut reader = UserSlice::new(UserPtr::from_addr(addr as usize), size).reader();
         for index in 0..len {
-            let step = reader
+            let addr = addr.wrapping_add((index * size_of::<spawn_template_action>()) as u64);
+            let action = reader
                 .read()
-                .and_then(|spawn_template_action(action)| action::read(&action, &plan));
-            let step = step.map_err(|error| Failure::of_action(Stage::Arguments, index, error))?;
-            filters::ask_about(&step)
-                .map_err(|error| Failure::of_action(Stage::Identity, index, error))?;
-            if let Step::Cgroup(fd) = step {
+                .and_then(|spawn_template_action(action)| action::read(&action, addr, &plan));
+            let action =
+                action.map_err(|error| Failure::of_action(Stage::Arguments, index, error))?;
+            if let Step::Cgroup(fd) = action.step {
                 plan.cgroup = Some(fd);
             }
-            let pushed = plan.steps.push(step, GFP_KERNEL_ACCOUNT);
+            let pushed = plan.actions.push(action, GFP_KERNEL_ACCOUNT);
             pushed.map_err(Error::from).at(Stage::Arguments)?;
         }
+        calls::ask_about(&plan.actions)?;
         Ok(plan)
     }
 
-    /// A plan without steps yet, with room for `len`.
+    /// Whether the child needs an address space for what it does: it may open a driver's file, or
+    /// look at itself in `/proc`.
+    pub(crate) fn needs_mm(&self) -> bool {
+        self.actions
+            .iter()
+            .any(|action| matches!(action.step, Step::Open { .. } | Step::Chdir(_)))
+    }
+
+    /// A plan without actions yet, with room for `len`.
     fn new(inherit: bool, addr: u64, len: u64) -> Result<Self> {
         if len > u64::from(bindings::SPAWN_TEMPLATE_MAX_ACTIONS) {
             return Err(E2BIG);
@@ -102,11 +112,11 @@ impl Plan {
             },
             cgroup: None,
             // The limit above makes it fit.
-            steps: KVec::with_capacity(len as usize, GFP_KERNEL_ACCOUNT)?,
+            actions: KVec::with_capacity(len as usize, GFP_KERNEL_ACCOUNT)?,
         })
     }
 
-    /// Finds out what `fd` will be when the next step is due.
+    /// Finds out what `fd` will be when the next action is due.
     pub(crate) fn source(&self, fd: u32) -> Source {
         // A copied table answers by itself.
         if self.inherit {
@@ -120,10 +130,10 @@ impl Plan {
         }
     }
 
-    /// The last word of the steps so far on `fd`.
+    /// The last word of the actions so far on `fd`.
     fn slot(&self, fd: u32) -> Slot {
-        for step in self.steps.iter().rev() {
-            match step {
+        for action in self.actions.iter().rev() {
+            match &action.step {
                 Step::Dup { newfd, .. } | Step::Open { newfd, .. } if *newfd == fd => {
                     return Slot::Placed;
                 }

@@ -3,9 +3,13 @@
 //! `spawn_template_spawn()`: from the caller's arguments to a child, and back with the outcome.
 
 use crate::{
+    calls::{
+        self,
+        Call, //
+    },
     child,
     exec_file::ExecFile,
-    filters,
+    fork_signals::ForkSignals,
     outcome::{
         At,
         Failure,
@@ -25,6 +29,10 @@ use crate::{
 use core::{
     cell::UnsafeCell,
     mem::ManuallyDrop,
+    pin::{
+        pin,
+        Pin, //
+    },
     ptr::NonNull, //
 };
 use kernel::{
@@ -100,20 +108,20 @@ impl Bprm {
         Ok((bprm, ArgCharge(pages)))
     }
 
-    /// The bprm, valid for as long as `self` lives.
-    pub(crate) fn as_ptr(&self) -> *mut bindings::linux_binprm {
-        self.0.as_ptr()
-    }
-
-    /// Turns the calling task into the program. After an error it must exit.
-    pub(crate) fn exec(self, file: ExecFile, template: &Template) -> Result {
+    /// Turns the calling task, the child of `spawn`, into the program. After an error it must exit.
+    pub(crate) fn exec(
+        self,
+        file: ExecFile,
+        template: &Template,
+        spawn: *mut bindings::kernel_spawn,
+    ) -> Result {
         let bprm = ManuallyDrop::new(self).0.as_ptr();
         let interpreter = template.known_interpreter();
         let image = template.bprm_image(interpreter.as_ref());
         // SAFETY: By the type invariant the bprm is valid, and it is given up, as is the file. The
         // image describes the file, whose identity was checked after writes had been denied; what
-        // it says about the interpreter outlives the call.
-        to_result(unsafe { bindings::bprm_exec_file(bprm, file.into_raw(), &image) })
+        // it says about the interpreter outlives the call, and so does `spawn`.
+        to_result(unsafe { bindings::bprm_exec_file(bprm, file.into_raw(), &image, spawn) })
     }
 }
 
@@ -128,6 +136,8 @@ impl Drop for Bprm {
 struct Job {
     plan: Plan,
     bprm: Bprm,
+    /// The system call that exec stands for.
+    execve: Call,
     /// Last, because the bprm refers to the template's name.
     template: TemplateRef,
 }
@@ -168,12 +178,13 @@ impl Spawn {
         let Some(Job {
             plan,
             bprm,
+            execve,
             template,
         }) = job
         else {
             return EINVAL.to_errno();
         };
-        match child::run(plan, bprm, &template, spawn.raw.get()) {
+        match child::run(plan, bprm, &template, &execve, spawn.raw.get()) {
             Ok(()) => 0,
             Err(failure) => {
                 spawn.failed_at.set(failure.place);
@@ -195,6 +206,7 @@ impl Spawn {
     /// Makes the child and, unless `nowait`, waits for its outcome.
     fn start(
         job: Job,
+        signals: Pin<&mut ForkSignals>,
         nowait: bool,
         pidfd: bool,
     ) -> Result<(bindings::pid_t, Option<ARef<File>>), Failure> {
@@ -207,6 +219,10 @@ impl Spawn {
         );
         flag(nowait, bindings::KERNEL_SPAWN_NOWAIT);
         flag(!pidfd, bindings::KERNEL_SPAWN_NO_PIDFILE);
+        flag(
+            job.plan.needs_mm() || job.template.needs_mm(),
+            bindings::KERNEL_SPAWN_EMPTY_MM,
+        );
 
         let spawn = Self {
             raw: Opaque::new(bindings::kernel_spawn {
@@ -215,6 +231,7 @@ impl Spawn {
                 owner: this_module::<SpawnTemplate>().as_ptr(),
                 flags,
                 cgroup: job.plan.cgroup.unwrap_or(-1),
+                signals: signals.as_ptr(),
                 ..pin_init::zeroed()
             }),
             job: UnsafeCell::new(Some(job)),
@@ -262,15 +279,23 @@ fn outcome(error: Error) -> Error {
     }
 }
 
+const INHERIT_FDS: u64 = bindings::SPAWN_TEMPLATE_SPAWN_INHERIT_FDS as u64;
+const NOWAIT: u64 = bindings::SPAWN_TEMPLATE_SPAWN_NOWAIT as u64;
+const NO_PIDFD: u64 = bindings::SPAWN_TEMPLATE_SPAWN_NO_PIDFD as u64;
+const CHECK_ID: u64 = bindings::SPAWN_TEMPLATE_SPAWN_CHECK_ID as u64;
+
+/// The flags that `spawn_template_spawn()` knows.
+pub(crate) const SPAWN_FLAGS: u64 = INHERIT_FDS | NOWAIT | NO_PIDFD | CHECK_ID;
+
 /// `spawn_template_spawn()`; the errors are listed in `include/uapi/linux/spawn_template.h`.
 pub(crate) fn spawn(template_fd: c_int, addr: usize, size: usize) -> Result<c_int> {
     let least = bindings::SPAWN_TEMPLATE_SPAWN_ARGS_SIZE_VER0;
     let spawn_template_spawn_args(args) = uapi::read_versioned(addr, size, least)?;
     let report = Report::new(args.result, args.result_size)?;
 
-    let template = TemplateRef::from_fd(template_fd).at(Stage::Arguments);
+    let template = find(template_fd, &args).at(Stage::Arguments);
     let pid = match &template {
-        Ok(template) => spawn_from(template, &args),
+        Ok(template) => spawn_from(template, addr, &args),
         Err(failure) => Err(*failure),
     };
     // A signal that came first makes the caller call again, without it knowing.
@@ -288,26 +313,51 @@ pub(crate) fn spawn(template_fd: c_int, addr: usize, size: usize) -> Result<c_in
     pid.map_err(|failure| failure.error)
 }
 
+/// Finds the template that the caller means.
+fn find(fd: c_int, args: &bindings::spawn_template_spawn_args) -> Result<TemplateRef> {
+    let template = TemplateRef::from_fd(fd);
+    if args.flags & CHECK_ID == 0 {
+        return template;
+    }
+    // Whatever has the number now is not what the caller had there.
+    let template = template.map_err(|_| EBADF)?;
+    if template.id() != args.template_id {
+        return Err(EBADF);
+    }
+    Ok(template)
+}
+
 fn spawn_from(
     template: &TemplateRef,
+    addr: usize,
     args: &bindings::spawn_template_spawn_args,
 ) -> Result<c_int, Failure> {
     if !template.may_use() {
         return Err(Failure::of(Stage::Identity, EACCES));
     }
 
-    let inherit = u64::from(bindings::SPAWN_TEMPLATE_SPAWN_INHERIT_FDS);
-    let nowait = u64::from(bindings::SPAWN_TEMPLATE_SPAWN_NOWAIT);
-    let no_pidfd = u64::from(bindings::SPAWN_TEMPLATE_SPAWN_NO_PIDFD);
-    if args.flags & !(inherit | nowait | no_pidfd) != 0
-        || (args.pidfd == 0) != (args.flags & no_pidfd != 0)
-        || args.reserved != [0; 4]
+    let has = |flag| args.flags & flag != 0;
+    if has(!SPAWN_FLAGS)
+        || (args.pidfd == 0) != has(NO_PIDFD)
+        || (args.template_id != 0 && !has(CHECK_ID))
+        || args.reserved != [0; 3]
     {
         return Err(Failure::of(Stage::Arguments, EINVAL));
     }
-    filters::ask_about_spawn().at(Stage::Identity)?;
+    // From here on no signal makes the caller start over.
+    let mut signals = pin!(ForkSignals::new());
+    signals.as_mut().begin().at(Stage::Arguments)?;
 
-    let plan = Plan::read(args.flags & inherit != 0, args.actions, args.actions_len)?;
+    let execve = Call::execve(addr as u64, args.argv, args.envp);
+    calls::ask_about_birth(addr as u64, false).at(Stage::Identity)?;
+    calls::ask_about_exec(&execve)?;
+    let plan = Plan::read(has(INHERIT_FDS), args.actions, args.actions_len)?;
+    // A child that failed would take its PID namespace with it.
+    // SAFETY: A process may call it at any time.
+    if unsafe { bindings::spawn_makes_init() } {
+        let opened = template.open();
+        opened.map_err(|error| Failure::of(template.open_stage(error), error))?;
+    }
     let template = template.clone();
     // SAFETY: The job keeps the template for longer than the bprm.
     let bprm = unsafe { Bprm::new(&template, args.argv, args.envp) };
@@ -319,12 +369,16 @@ fn spawn_from(
         addr => Some(PidfdSlot::new(addr).at(Stage::Arguments)?),
     };
 
+    // Again, as another thread may have installed a filter meanwhile. The child inherits what is
+    // in force when it is made, and asks about all else.
+    calls::ask_about_birth(addr as u64, plan.cgroup.is_some()).at(Stage::Identity)?;
     let job = Job {
         plan,
         bprm,
+        execve,
         template,
     };
-    let (pid, file) = Spawn::start(job, args.flags & nowait != 0, pidfd.is_some())?;
+    let (pid, file) = Spawn::start(job, signals, has(NOWAIT), pidfd.is_some())?;
     if let (Some(pidfd), Some(file)) = (pidfd, file) {
         pidfd.0.fd_install(file);
     }

@@ -14,7 +14,8 @@
 //! - [`startup`]: what is known of the pages that a program touches when it starts.
 //! - [`creds`]: whether a caller may use a template.
 //! - [`action`]: one action, read and checked in the caller.
-//! - [`filters`]: what the caller's seccomp filters say.
+//! - [`calls`]: the system calls that a spawn stands for.
+//! - [`fork_signals`]: the signals that come while a fork is under way.
 //! - [`groups`]: a list of supplementary groups.
 //! - [`plan`]: all that the child will do.
 //! - [`child`]: doing it, in the child.
@@ -33,11 +34,12 @@ use kernel::{
 };
 
 mod action;
+mod calls;
 mod child;
 mod creds;
 mod elf;
 mod exec_file;
-mod filters;
+mod fork_signals;
 mod groups;
 mod held_file;
 mod identity;
@@ -73,6 +75,9 @@ static OPS: Ops = Ops(bindings::spawn_template_ops {
     owner: this_module::<SpawnTemplate>().as_ptr(),
     create: Some(create),
     spawn: Some(spawn_),
+    create_flags: template::CREATE_FLAGS,
+    spawn_flags: spawn::SPAWN_FLAGS,
+    actions: action::TYPES,
 });
 
 impl kernel::Module for SpawnTemplate {

@@ -12,6 +12,7 @@ use crate::{
         Interpreter,
         Known, //
     },
+    outcome::Stage,
     startup::{
         self,
         StartupPages, //
@@ -59,9 +60,14 @@ pub(crate) struct Template {
     /// Nothing for a template that is not to learn.
     startup: Option<StartupPages>,
     creator: ARef<Credential>,
+    /// No other template has, or had, the same.
+    id: u64,
     spawns: Atomic<u64>,
     failures: Atomic<u64>,
 }
+
+/// The number of the next template.
+static NEXT_ID: Atomic<u64> = Atomic::new(1);
 
 impl Template {
     fn new(file: ExecFile, origin: Origin, name: UserString, learn: bool) -> Result<Self> {
@@ -79,6 +85,7 @@ impl Template {
             interpreter: interpreter.and_then(Result::ok),
             startup: learn.then(StartupPages::new).transpose()?,
             creator: creds::current(),
+            id: NEXT_ID.fetch_add(1, Relaxed),
             spawns: Atomic::new(0),
             failures: Atomic::new(0),
         })
@@ -112,7 +119,7 @@ impl Template {
         }
         // What does not show in the identity shows in the contents, which are read as they are
         // except for the metadata.
-        if !file.file().mapped_writes_show() {
+        if !file.file().mapped_writes_show() || !self.identity.shows_each_change(file.file()) {
             match self.image.is_in(&file) {
                 Ok(true) => (),
                 Ok(false) => return Err(ESTALE),
@@ -121,6 +128,20 @@ impl Template {
             }
         }
         Ok(file)
+    }
+
+    /// The stage of a spawn that an error of [`open`](Self::open) belongs to.
+    pub(crate) fn open_stage(&self, error: Error) -> Stage {
+        if error == ESTALE {
+            Stage::Identity
+        } else {
+            Stage::Exec
+        }
+    }
+
+    /// Whether opening the executable takes an address space: `/proc/self/exe` is a link from that.
+    pub(crate) fn needs_mm(&self) -> bool {
+        matches!(self.origin, Origin::Path) && self.name.to_bytes().starts_with(b"/proc/")
     }
 
     /// Whether the failure to open the executable is due to a change of the executable.
@@ -139,6 +160,11 @@ impl Template {
     /// Whether the calling task may spawn from this template.
     pub(crate) fn may_use(&self) -> bool {
         creds::same(&creds::current(), &self.creator)
+    }
+
+    /// What tells this template from all others.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
     }
 
     /// Counts a spawn, by its outcome.
@@ -208,14 +234,18 @@ impl Template {
     }
 }
 
+const CLOEXEC: u64 = bindings::SPAWN_TEMPLATE_CREATE_CLOEXEC as u64;
+const NO_LEARNING: u64 = bindings::SPAWN_TEMPLATE_CREATE_NO_LEARNING as u64;
+
+/// The flags that `spawn_template_create()` knows.
+pub(crate) const CREATE_FLAGS: u64 = CLOEXEC | NO_LEARNING;
+
 /// `spawn_template_create()`; the errors are listed in `include/uapi/linux/spawn_template.h`.
 pub(crate) fn create(addr: usize, size: usize) -> Result<c_int> {
     let spawn_template_create_args(args) =
         uapi::read_versioned(addr, size, bindings::SPAWN_TEMPLATE_CREATE_ARGS_SIZE_VER0)?;
 
-    let cloexec = u64::from(bindings::SPAWN_TEMPLATE_CREATE_CLOEXEC);
-    let no_learning = u64::from(bindings::SPAWN_TEMPLATE_CREATE_NO_LEARNING);
-    if args.flags & !(cloexec | no_learning) != 0
+    if args.flags & !CREATE_FLAGS != 0
         || args.exec_flags != 0
         || args.actions != 0
         || args.actions_len != 0
@@ -224,7 +254,7 @@ pub(crate) fn create(addr: usize, size: usize) -> Result<c_int> {
         return Err(EINVAL);
     }
 
-    let learn = args.flags & no_learning == 0;
+    let learn = args.flags & NO_LEARNING == 0;
     let template = match (u32::try_from(args.execfd), args.filename) {
         (Ok(fd), 0) => Template::from_fd(fd, learn)?,
         (Err(_), addr) if addr != 0 => {
@@ -237,7 +267,7 @@ pub(crate) fn create(addr: usize, size: usize) -> Result<c_int> {
         _ => return Err(EINVAL),
     };
 
-    let flags = if args.flags & cloexec != 0 {
+    let flags = if args.flags & CLOEXEC != 0 {
         bindings::O_CLOEXEC
     } else {
         0

@@ -125,12 +125,17 @@ unsafe extern "C" fn show_fdinfo(seq: *mut bindings::seq_file, file: *mut bindin
     seq_print!(m, "\ndev:\t{major}:{minor}\n");
     seq_print!(m, "inode:\t{}\n", identity.inode());
     seq_print!(m, "size:\t{}\n", identity.size());
-    seq_print!(
-        m,
-        "interpreter:\t{}\n",
-        template.image().interpreter().unwrap_or(c"-")
-    );
-    seq_print!(m, "program-headers:\t{}\n", template.image().phnum());
+    // Contents of the executable, for those who may read it.
+    // SAFETY: The file is valid as long as the template is.
+    if unsafe { bindings::exec_may_read(template.file().as_ptr()) } {
+        seq_print!(
+            m,
+            "interpreter:\t{}\n",
+            template.image().interpreter().unwrap_or(c"-")
+        );
+        seq_print!(m, "program-headers:\t{}\n", template.image().phnum());
+    }
+    seq_print!(m, "id:\t{}\n", template.id());
     seq_print!(m, "memory:\t{}\n", template.memory());
     seq_print!(m, "startup-pages:\t{}\n", template.startup_pages());
     seq_print!(m, "spawns:\t{spawns}\n");

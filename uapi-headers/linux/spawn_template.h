@@ -60,6 +60,11 @@ struct spawn_template_create_args {
 #define SPAWN_TEMPLATE_SPAWN_NOWAIT		(1ULL << 1)
 /* Make no pidfd; the child is waited for by its process id. */
 #define SPAWN_TEMPLATE_SPAWN_NO_PIDFD		(1ULL << 2)
+/*
+ * The template must be the one whose id is @template_id, whatever has become of
+ * the descriptor: EBADF if it is another one, no template, or not open.
+ */
+#define SPAWN_TEMPLATE_SPAWN_CHECK_ID		(1ULL << 3)
 
 /**
  * struct spawn_template_spawn_args - argument of spawn_template_spawn()
@@ -71,6 +76,8 @@ struct spawn_template_create_args {
  * @envp:        pointer to the NULL terminated environment, as execve()
  * @actions:     pointer to @actions_len struct spawn_template_action
  * @actions_len: number of actions, at most SPAWN_TEMPLATE_MAX_ACTIONS
+ * @template_id: "id" of the template's fdinfo with
+ *               SPAWN_TEMPLATE_SPAWN_CHECK_ID, else 0
  * @reserved:    must be 0
  * @result:      pointer to a struct spawn_template_result, or 0
  * @result_size: size of *@result as the caller knows it; 0 without @result
@@ -87,7 +94,8 @@ struct spawn_template_spawn_args {
 	__aligned_u64 envp;
 	__aligned_u64 actions;
 	__aligned_u64 actions_len;
-	__aligned_u64 reserved[4];
+	__aligned_u64 template_id;
+	__aligned_u64 reserved[3];
 	__aligned_u64 result;
 	__aligned_u64 result_size;
 };
@@ -205,8 +213,7 @@ struct spawn_template_result {
  *	once, and at any place among the actions
  *
  * Fields that are not named must be 0. A type that the kernel does not know is
- * EINVAL, so a call with one action and a wrong @pidfd tells, by EFAULT instead,
- * that the type is known.
+ * EINVAL; /proc/spawn_template names those that it knows.
  */
 enum spawn_template_action_type {
 	SPAWN_TEMPLATE_ACTION_CLOSE		= 0,

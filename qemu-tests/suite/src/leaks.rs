@@ -245,7 +245,7 @@ fn refused_arguments() -> Outcome {
             1 => refused("envp", spawn.run_changed(|args| args.envp = 1), libc::EFAULT),
             2 => refused("pidfd", spawn.run_changed(|args| args.pidfd = 1), libc::EFAULT),
             3 => refused("last action", spawn.clone().act(Act::Close(-1)).run(), libc::EINVAL),
-            _ => refused("reserved", spawn.run_changed(|args| args.reserved[3] = 1), libc::EINVAL),
+            _ => refused("reserved", spawn.run_changed(|args| args.reserved[2] = 1), libc::EINVAL),
         }
     })
 }

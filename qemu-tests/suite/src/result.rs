@@ -257,9 +257,10 @@ fn argument_stage() -> Outcome {
     for bit in [2, 31, 32, 63] {
         changed("an unknown flag", libc::EINVAL, &|args| args.flags = 1 << bit);
     }
-    for i in 0..4 {
+    for i in 0..3 {
         changed("reserved", libc::EINVAL, &|args| args.reserved[i] = 1);
     }
+    changed("an id without the flag", libc::EINVAL, &|args| args.template_id = 1);
     changed("no pidfd pointer", libc::EINVAL, &|args| args.pidfd = 0);
     changed("bad pidfd pointer", libc::EFAULT, &|args| args.pidfd = 1);
     changed("read-only pidfd", libc::EFAULT, &|args| args.pidfd = read_only.start());

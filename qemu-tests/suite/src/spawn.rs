@@ -334,7 +334,7 @@ fn unknown_flags() -> Outcome {
 fn reserved_fields() -> Outcome {
     let template = Template::child("nothing")?;
     let mut checks = Checks::default();
-    for i in 0..4 {
+    for i in 0..3 {
         for value in [1, 1 << 32, u64::MAX] {
             let result = template.spawn().run_changed(|args| args.reserved[i] = value);
             checks.refused(format!("reserved[{i}]"), result, &[libc::EINVAL]);
