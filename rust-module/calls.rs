@@ -75,21 +75,29 @@ pub(crate) fn exit(value: c_long) {
     unsafe { bindings::spawn_syscall_exit(value) };
 }
 
-/// Asks whether the caller may make a process, at `args` the arguments of its spawn.
-pub(crate) fn ask_about_birth(args: u64, cgroup: bool) -> Result {
-    Call::new(__NR_vfork, []).ask()?;
-    if cgroup {
-        Call::new(__NR_clone3, [args, CLONE_ARGS_SIZE_VER2.into()]).ask()?;
-    }
-    Ok(())
+/// Asks whether the caller may make a process and execute a program.
+pub(crate) fn ask_about_spawn(execve: &Call) -> Result<(), Failure> {
+    ask_about_birth(&[])?;
+    execve.ask().at(Stage::Identity)
+}
+
+/// Asks whether the caller may make a child that is born as `actions` say.
+pub(crate) fn ask_about_birth(actions: &[Action]) -> Result<(), Failure> {
+    Call::new(__NR_vfork, []).ask().at(Stage::Identity)?;
+    ask_about(actions, Action::is_of_birth)
 }
 
 /// Asks about all that `actions` stand for.
 ///
 /// The child asks again, each time before it does something. Only this answer can be given to a
 /// caller that does not wait.
-pub(crate) fn ask_about(actions: &[Action]) -> Result<(), Failure> {
-    for (index, action) in actions.iter().enumerate() {
+pub(crate) fn ask_about_all(actions: &[Action]) -> Result<(), Failure> {
+    ask_about(actions, |_| true)
+}
+
+fn ask_about(actions: &[Action], which: impl Fn(&Action) -> bool) -> Result<(), Failure> {
+    let which = |(_, action): &(usize, &Action)| which(action);
+    for (index, action) in actions.iter().enumerate().filter(which) {
         for call in action.calls() {
             call.ask()
                 .map_err(|error| Failure::of_action(Stage::Identity, index, error))?;
@@ -98,12 +106,12 @@ pub(crate) fn ask_about(actions: &[Action]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Asks about `execve`.
-pub(crate) fn ask_about_exec(execve: &Call) -> Result<(), Failure> {
-    execve.ask().at(Stage::Identity)
-}
-
 impl Action {
+    /// Whether it says how the child is born, and leaves nothing for the child to do.
+    pub(crate) fn is_of_birth(&self) -> bool {
+        matches!(self.step, Step::Cgroup(_))
+    }
+
     /// The calls that the action stands for, in order.
     pub(crate) fn calls(&self) -> impl Iterator<Item = Call> + '_ {
         (0..).map_while(|n| self.call(n))
@@ -173,8 +181,7 @@ impl Action {
             Step::Pdeathsig(signal) => {
                 Call::new(__NR_prctl, [PR_SET_PDEATHSIG.into(), (*signal).into()])
             }
-            // Asked about where the child is made.
-            Step::Cgroup(_) => return None,
+            Step::Cgroup(_) => Call::new(__NR_clone3, [self.addr, CLONE_ARGS_SIZE_VER2.into()]),
             Step::SigDefault(_) | Step::SigIgnore(_) | Step::ResetIds => return None,
         })
     }

@@ -81,6 +81,9 @@ pub(crate) fn run(
         init_files(plan.stdio).at(Stage::Create)?;
     }
     for (index, action) in plan.actions.into_iter().enumerate() {
+        if action.is_of_birth() {
+            continue;
+        }
         // All signals are blocked until the program starts: one to the process group must not
         // interrupt an action; it is the program's to take.
         if let Step::SigMask(signals) = action.step {

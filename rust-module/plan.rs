@@ -83,7 +83,7 @@ impl Plan {
             let pushed = plan.actions.push(action, GFP_KERNEL_ACCOUNT);
             pushed.map_err(Error::from).at(Stage::Arguments)?;
         }
-        calls::ask_about(&plan.actions)?;
+        calls::ask_about_all(&plan.actions)?;
         Ok(plan)
     }
 

@@ -349,8 +349,7 @@ fn spawn_from(
     signals.as_mut().begin().at(Stage::Arguments)?;
 
     let execve = Call::execve(addr as u64, args.argv, args.envp);
-    calls::ask_about_birth(addr as u64, false).at(Stage::Identity)?;
-    calls::ask_about_exec(&execve)?;
+    calls::ask_about_spawn(&execve)?;
     let plan = Plan::read(has(INHERIT_FDS), args.actions, args.actions_len)?;
     // A child that failed would take its PID namespace with it.
     // SAFETY: A process may call it at any time.
@@ -371,7 +370,7 @@ fn spawn_from(
 
     // Again, as another thread may have installed a filter meanwhile. The child inherits what is
     // in force when it is made, and asks about all else.
-    calls::ask_about_birth(addr as u64, plan.cgroup.is_some()).at(Stage::Identity)?;
+    calls::ask_about_birth(&plan.actions)?;
     let job = Job {
         plan,
         bprm,

@@ -345,12 +345,18 @@ impl Generator<'_> {
         };
         if self.argument_mistake() {
             self.must_fail = true;
-            flags |= 8 << self.rng.below(61);
+            flags |= 16 << self.rng.below(60);
         }
         let mut words = [flags, pidfd, argv, envp, array, count, 0, 0, 0, 0, 0, 0];
+        // Only the template that is meant; a wrong id is as good as a wrong descriptor, which is drawn elsewhere.
+        let id = known.map(|index| self.world.templates[index].id).filter(|_| self.rng.percent(20));
+        if let Some(id) = id {
+            words[0] |= u64::from(uapi::SPAWN_TEMPLATE_SPAWN_CHECK_ID);
+            words[6] = id;
+        }
         if self.argument_mistake() {
             self.must_fail = true;
-            words[self.rng.range(6, 9) as usize] = 1 << self.rng.below(64);
+            words[self.rng.range(if id.is_some() { 7 } else { 6 }, 9) as usize] = 1 << self.rng.below(64);
         }
         let (result, writable) = self.result();
         let (args, readable) = if self.rng.percent(12) {

@@ -122,6 +122,8 @@ pub fn remove_corrupt(pid: u32) -> io::Result<()> {
 pub struct Template {
     /// The descriptor.
     pub fd: RawFd,
+    /// What tells it from all others.
+    pub id: u64,
     /// Whether a spawn of it can succeed.
     pub is_good: bool,
     /// Spawns that succeeded.
@@ -211,37 +213,51 @@ impl World {
         }
 
         let mut templates = Vec::new();
-        let mut add = |fd: RawFd, is_good: bool| {
-            templates.push(Template { fd, is_good, spawns: AtomicU64::new(0), failures: AtomicU64::new(0) });
+        let mut add = |fd: RawFd, is_good: bool| -> io::Result<()> {
+            templates.push(Template {
+                fd,
+                id: number(fd, "id:")?,
+                is_good,
+                spawns: AtomicU64::new(0),
+                failures: AtomicU64::new(0),
+            });
+            Ok(())
         };
         for _ in 0..2 {
-            add(template_of_path(&child("nothing"))?, true);
+            add(template_of_path(&child("nothing"))?, true)?;
         }
         for execfd in &executables[..2] {
-            add(create(&spawn_template_create_args { execfd: *execfd, ..Default::default() })?, true);
+            add(create(&spawn_template_create_args { execfd: *execfd, ..Default::default() })?, true)?;
         }
         for name in ["static0", "static-pie", "dynamic0"] {
-            add(template_of_path(&child(name))?, true);
+            add(template_of_path(&child(name))?, true)?;
         }
         let good = templates.len();
-        let mut add = |fd: RawFd| {
-            templates.push(Template { fd, is_good: false, spawns: AtomicU64::new(0), failures: AtomicU64::new(0) });
+        let mut add = |fd: RawFd| -> io::Result<()> {
+            templates.push(Template {
+                fd,
+                id: number(fd, "id:")?,
+                is_good: false,
+                spawns: AtomicU64::new(0),
+                failures: AtomicU64::new(0),
+            });
+            Ok(())
         };
         // Those whose file is not what it was: written, another mode, another file at the path, none.
         let path = format!("{NEW}/program-{slot}");
         let other = format!("{NEW}/other-{slot}");
-        add(fresh(&path)?);
+        add(fresh(&path)?)?;
         fs::write(&path, b"changed")?;
-        add(fresh(&path)?);
+        add(fresh(&path)?)?;
         set_mode(&path, 0o711)?;
-        add(fresh(&path)?);
+        add(fresh(&path)?)?;
         sys::close(fresh(&other)?);
         fs::rename(&other, &path)?;
-        add(fresh(&path)?);
+        add(fresh(&path)?)?;
         fs::remove_file(&path)?;
         // One that somebody has open for writing.
         let busy = format!("{NEW}/busy-{slot}");
-        add(fresh(&busy)?);
+        add(fresh(&busy)?)?;
         keep(OpenOptions::new().append(true).custom_flags(libc::O_CLOEXEC).open(&busy)?.into());
 
         let volatile = AtomicI32::new(template_of_path(&child("nothing"))?);
@@ -289,12 +305,13 @@ fn fresh(path: &str) -> io::Result<RawFd> {
 
 /// `spawns` and `failures` of a template's fdinfo.
 pub fn counts(fd: RawFd) -> io::Result<(u64, u64)> {
+    Ok((number(fd, "spawns:")?, number(fd, "failures:")?))
+}
+
+fn number(fd: RawFd, key: &str) -> io::Result<u64> {
     let text = fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))?;
-    let number = |key: &str| {
-        let value = text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok());
-        value.ok_or_else(|| io::Error::other(format!("fdinfo has no {key:?}: {text}")))
-    };
-    Ok((number("spawns:")?, number("failures:")?))
+    let value = text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok());
+    value.ok_or_else(|| io::Error::other(format!("fdinfo has no {key:?}: {text}")))
 }
 
 fn ignore(kind: io::ErrorKind) -> impl Fn(io::Error) -> io::Result<()> {

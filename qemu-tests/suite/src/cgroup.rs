@@ -7,7 +7,7 @@ use std::os::unix::fs::chown;
 use std::time::Duration;
 
 use crate::failing::{Failing, Failure, Stage};
-use crate::harness::{Checks, Outcome, in_worker};
+use crate::harness::{Checks, Outcome, failed, in_worker};
 use crate::os::{self, Status};
 use crate::template::{Act, Child, Template};
 use crate::{ensure, same, tests};
@@ -216,22 +216,38 @@ fn frozen_group() -> Outcome {
     for nowait in [false, true] {
         group.set("cgroup.freeze", "1")?;
         let spawn = template.spawn().act(group.action());
-        let child = if nowait { spawn.nowait().run()? } else { spawn.run()? };
+        if !nowait {
+            // The child stops before it has done anything, as after fork, and its caller waits.
+            let worker = os::fork()?;
+            if worker == 0 {
+                os::exit_now(i32::from(spawn.status().ok() != Some(Status::Exited(0))));
+            }
+            wait_until_frozen(&group)?;
+            same!(os::waitpid(worker, libc::WNOHANG)?.0, 0, "the caller, if it has ended");
+            group.set("cgroup.freeze", "0")?;
+            same!(os::waitpid(worker, 0)?.1, Status::Exited(0), "status of the caller after thawing");
+            continue;
+        }
+        let child = spawn.nowait().run()?;
         same!(group.procs()?, [child.pid], "processes in the group");
         ensure!(!os::readable(child.pidfd.as_raw_fd(), 300)?, "a program in a frozen group has ended");
-        for _ in 0..200 {
-            if group.get("cgroup.events")?.contains("frozen 1") {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        ensure!(group.get("cgroup.events")?.contains("frozen 1"), "the group does not count as frozen");
-        let exe = fs::read_link(format!("/proc/{}/exe", child.pid))?;
-        same!(exe.to_string_lossy(), crate::template::child("nothing"), "the frozen child's program");
+        wait_until_frozen(&group)?;
+        ensure!(fs::read_link(format!("/proc/{}/exe", child.pid)).is_err(), "the frozen child has a program already");
         group.set("cgroup.freeze", "0")?;
         same!(child.wait()?, Status::Exited(0), "status after thawing");
     }
     Ok(())
+}
+
+/// Waits until a group with processes in it counts as frozen.
+fn wait_until_frozen(group: &Group) -> Outcome {
+    for _ in 0..200 {
+        if group.get("cgroup.events")?.contains("frozen 1") && !group.procs()?.is_empty() {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Err(failed("the group does not count as frozen"))
 }
 
 fn killed_with_the_group() -> Outcome {

@@ -12,7 +12,7 @@ use crate::{same, tests};
 
 tests!("chdir":
     absolute, relative, one_after_another, through_symlinks, longest_path, caller_stays, later_opens_are_relative_to_it,
-    earlier_opens_are_not, with_fchdir, errors, search_permission, removed_directory, own_directory_in_proc, no_address_space_yet,
+    earlier_opens_are_not, with_fchdir, errors, search_permission, removed_directory, own_directory_in_proc, empty_address_space,
 );
 
 /// The working directory after these actions, inheriting or not.
@@ -175,13 +175,17 @@ fn own_directory_in_proc() -> Outcome {
     Ok(())
 }
 
-/// What /proc answers from the address space is not there before exec.
-fn no_address_space_yet() -> Outcome {
-    let template = Template::child("nothing")?;
+/// Before exec the child's program is the caller's, as after fork, and nothing is mapped.
+fn empty_address_space() -> Outcome {
+    let template = Template::child("show")?;
+    let own = fs::read_link("/proc/self/exe")?;
+    for inherit in [false, true] {
+        let exe = template.spawn().open(Open::new("/proc/self/exe", libc::O_RDONLY, 5)).inherit(inherit);
+        let fds = exe.show()?.fds();
+        same!(fds.get(&5).map(String::as_str), own.to_str(), "the file that /proc/self/exe led to");
+    }
     let mut failing = Failing::new()?;
-    let exe = template.spawn().open(Open::new("/proc/self/exe", libc::O_RDONLY, 5));
-    failing.both("/proc/self/exe", &exe, Failure::action(0, libc::ENOENT));
     let folder = template.spawn().act(Act::chdir("/proc/self/exe"));
-    failing.both("CHDIR to /proc/self/exe", &folder, Failure::action(0, libc::ENOENT));
+    failing.both("CHDIR to /proc/self/exe", &folder, Failure::action(0, libc::ENOTDIR));
     failing.finish()
 }

@@ -23,6 +23,7 @@ mod fds;
 mod fields;
 mod filter;
 mod harness;
+mod identification;
 mod identity;
 mod ids;
 mod image;
@@ -72,6 +73,7 @@ const FILES: &[&[Test]] = &[
     spawn::TESTS,
     programs::TESTS,
     manual::TESTS,
+    identification::TESTS,
     identity::TESTS,
     fields::TESTS,
     actions::TESTS,

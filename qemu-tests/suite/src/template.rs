@@ -411,6 +411,11 @@ impl<'a> Spawn<'a> {
 
     /// Calls the kernel, after `change` has had its way with the arguments.
     pub fn run_changed(&self, change: impl FnOnce(&mut SpawnArgs)) -> io::Result<Child> {
+        self.run_at(self.template.raw(), change)
+    }
+
+    /// The same with another descriptor in the place of the template's.
+    pub fn run_at(&self, template: RawFd, change: impl FnOnce(&mut SpawnArgs)) -> io::Result<Child> {
         let mut pidfd: RawFd = -1;
         let wanted = self.flags & u64::from(uapi::SPAWN_TEMPLATE_SPAWN_NO_PIDFD) == 0;
         let (argv, envp) = (os::pointers(&self.argv), os::pointers(&self.envp));
@@ -425,7 +430,7 @@ impl<'a> Spawn<'a> {
             ..Default::default()
         };
         change(&mut args);
-        let pid = os::template_spawn(self.template.raw(), &raw const args as u64, SPAWN_SIZE)?;
+        let pid = os::template_spawn(template, &raw const args as u64, SPAWN_SIZE)?;
         if !wanted && pid > 0 && pidfd == -1 {
             return Ok(Child { pid, pidfd: os::pidfd_open(pid)?, waited: false });
         }
