@@ -42,7 +42,7 @@ pub(crate) fn new(template: KBox<Template>) -> Result<ARef<File>> {
     // SAFETY: The name and the operations are static; the file takes `template` over.
     let file = from_err_ptr(unsafe {
         bindings::anon_inode_getfile(
-            c"spawn_template".as_char_ptr(),
+            c"[spawn_template]".as_char_ptr(),
             &FOPS.0,
             template.cast(),
             bindings::O_RDWR as c_int,
