@@ -49,6 +49,8 @@ mod rewriting;
 #[cfg(test)]
 mod rules;
 mod seccomp;
+mod seccomp_arguments;
+mod seccomp_tsync;
 mod session;
 mod show;
 mod signals;
@@ -60,6 +62,7 @@ mod tracepoints;
 mod tracer;
 mod twice;
 mod untouched;
+mod userfault;
 mod wait;
 
 use std::env;
@@ -103,6 +106,8 @@ const FILES: &[&[Test]] = &[
     privilege::TESTS,
     ptrace::TESTS,
     seccomp::TESTS,
+    seccomp_arguments::TESTS,
+    seccomp_tsync::TESTS,
     landlock::TESTS,
     smack::TESTS,
     tracepoints::TESTS,

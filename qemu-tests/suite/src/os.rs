@@ -600,6 +600,42 @@ impl ReadOnly {
     }
 }
 
+/// A page of memory that processes share after a fork: what a process can report that may make no system call.
+pub struct SharedPage(*mut u32);
+
+impl SharedPage {
+    /// Maps one, all zeros.
+    pub fn new() -> io::Result<SharedPage> {
+        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let start = unsafe { libc::mmap(ptr::null_mut(), 4096, protection, flags, -1, 0) };
+        if start == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(SharedPage(start.cast())) }
+    }
+
+    /// Writes a word.
+    pub fn set(&self, index: usize, value: u32) {
+        assert!(index < 1024);
+        let word = self.0.wrapping_add(index);
+        // SAFETY: the word is within the page, which is mapped as long as `self` lives.
+        unsafe { word.write_volatile(value) };
+    }
+
+    /// Reads a word.
+    pub fn get(&self, index: usize) -> u32 {
+        assert!(index < 1024);
+        let word = self.0.wrapping_add(index);
+        // SAFETY: as above.
+        unsafe { word.read_volatile() }
+    }
+}
+
+impl Drop for SharedPage {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and ends with this value.
+        unsafe { libc::munmap(self.0.cast(), 4096) };
+    }
+}
+
 /// Writes a byte through a shared mapping of the file's first page, after having read it there.
 pub fn write_mapped(file: &File, at: usize, value: u8) -> io::Result<()> {
     const PAGE: usize = 4096;
