@@ -18,19 +18,28 @@ const ADD_RULE: u16 = 1011;
 /// See [`SET`].
 const DELETE_RULE: u16 = 1012;
 /// Types of the records wanted here.
-const SYSCALL: u16 = 1300;
+pub const SYSCALL: u16 = 1300;
 /// See [`SYSCALL`].
-const PATH: u16 = 1302;
+pub const PATH: u16 = 1302;
 /// See [`SYSCALL`].
-const EXECVE: u16 = 1309;
+pub const EXECVE: u16 = 1309;
 
 /// `AUDIT_ARCH_X86_64`.
 const ARCH: u32 = 0xc000_003e;
 /// `AUDIT_EQUAL`.
 const EQUAL: u32 = 0x4000_0000;
 
+/// `AUDIT_PERM_*`: what a watch is about.
+pub const EXEC: u32 = 1;
+/// See [`EXEC`].
+pub const WRITE: u32 = 2;
+/// See [`EXEC`].
+pub const READ: u32 = 4;
+/// See [`EXEC`].
+pub const ATTRIBUTES: u32 = 8;
+
 /// `struct audit_rule_data`: record always, at the exit of system calls, when all fields match.
-struct Rule {
+pub struct Rule {
     calls: Vec<usize>,
     /// Field and value; a text's length where `text` is its value.
     fields: Vec<(u32, u32)>,
@@ -40,14 +49,25 @@ struct Rule {
 impl Rule {
     /// One on a system call by its number.
     fn on(number: usize) -> Rule {
+        Rule::on_all(vec![number])
+    }
+
+    /// One on several system calls.
+    pub fn on_all(calls: Vec<usize>) -> Rule {
         // AUDIT_ARCH
-        Rule { calls: vec![number], fields: vec![(11, ARCH)], text: String::new() }
+        Rule { calls, fields: vec![(11, ARCH)], text: String::new() }
     }
 
     /// One on the execution of a file: `-w PATH -p x`.
     fn execution_of(path: &str) -> Rule {
-        // AUDIT_WATCH and AUDIT_PERM with AUDIT_PERM_EXEC
-        Rule { calls: (0..2048).collect(), fields: vec![(105, path.len() as u32), (106, 1)], text: path.to_owned() }
+        Rule::watch(path, EXEC)
+    }
+
+    /// One on these uses of a file, or of what is in a folder: `-w PATH -p ...`.
+    pub fn watch(path: &str, uses: u32) -> Rule {
+        // AUDIT_DIR or AUDIT_WATCH, and AUDIT_PERM
+        let kind = if std::path::Path::new(path).is_dir() { 107 } else { 105 };
+        Rule { calls: (0..2048).collect(), fields: vec![(kind, path.len() as u32), (106, uses)], text: path.to_owned() }
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -70,16 +90,17 @@ impl Rule {
 }
 
 /// This process as the audit daemon, with one rule.
-struct Daemon {
+pub struct Daemon {
     socket: OwnedFd,
     rule: Option<Rule>,
 }
 
 /// A record: type and text, by the serial number of its event.
-type Events = BTreeMap<String, Vec<(u16, String)>>;
+pub type Events = BTreeMap<String, Vec<(u16, String)>>;
 
 impl Daemon {
-    fn start(rule: Option<Rule>) -> Outcome<Daemon> {
+    /// Starts with nothing recorded but what the rule says.
+    pub fn start(rule: Option<Rule>) -> Outcome<Daemon> {
         // NETLINK_AUDIT
         // SAFETY: socket() takes numbers.
         let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 9) };
@@ -145,7 +166,7 @@ impl Daemon {
     }
 
     /// All records that come until none has come for a while.
-    fn events(&self) -> io::Result<Events> {
+    pub fn events(&self) -> io::Result<Events> {
         let mut events = Events::new();
         while let Some((kind, payload)) = self.receive(1000)? {
             let text = String::from_utf8_lossy(&payload).trim_end_matches('\0').to_owned();
@@ -168,7 +189,7 @@ impl Drop for Daemon {
 }
 
 /// A field of a record.
-fn field<'a>(record: &'a str, name: &str) -> Option<&'a str> {
+pub fn field<'a>(record: &'a str, name: &str) -> Option<&'a str> {
     record.split(' ').find_map(|part| part.strip_prefix(name)?.strip_prefix('='))
 }
 
@@ -179,7 +200,7 @@ fn of_process(events: &Events, pid: i32) -> Option<&Vec<(u16, String)>> {
 }
 
 /// The text of a record of an event.
-fn record(event: &[(u16, String)], wanted: u16) -> Option<&str> {
+pub fn record(event: &[(u16, String)], wanted: u16) -> Option<&str> {
     event.iter().find(|(kind, _)| *kind == wanted).map(|(_, text)| text.as_str())
 }
 

@@ -10,6 +10,7 @@ mod actions;
 mod aslr;
 mod attributes;
 mod audit;
+mod audit_actions;
 mod cgroup;
 mod chdir;
 mod control_group;
@@ -117,6 +118,7 @@ const FILES: &[&[Test]] = &[
     leaks::TESTS,
     interrupted::TESTS,
     audit::TESTS,
+    audit_actions::TESTS,
     module::TESTS,
 ];
 
