@@ -11,6 +11,7 @@ mod aslr;
 mod attributes;
 mod audit;
 mod audit_actions;
+mod calls;
 mod cgroup;
 mod chdir;
 mod control_group;
@@ -25,6 +26,7 @@ mod fields;
 mod filter;
 mod harness;
 mod identification;
+mod hooks;
 mod identity;
 mod ids;
 mod image;
@@ -58,7 +60,9 @@ mod signals;
 mod smack;
 mod spawn;
 mod stale;
+mod syscall_tracepoints;
 mod template;
+mod trace;
 mod tracepoints;
 mod tracer;
 mod twice;
@@ -112,6 +116,8 @@ const FILES: &[&[Test]] = &[
     landlock::TESTS,
     smack::TESTS,
     tracepoints::TESTS,
+    syscall_tracepoints::TESTS,
+    hooks::TESTS,
     accounting::TESTS,
     fdinfo::TESTS,
     parallel::TESTS,

@@ -1,55 +1,26 @@
 //! Tracing: a spawn fires the tracepoints of a fork and an exec.
 
-use std::fs;
 use std::io;
 
-use crate::harness::{Outcome, Stop, failed};
+use crate::harness::{Outcome, failed};
 use crate::os::{self, Status};
 use crate::template::{Act, Child, Template, child};
+use crate::trace::{Line, Trace};
 use crate::{ensure, same, tests};
 
 tests!("tracepoints": fork_exec_exit, failing_spawn, nowait);
 
-/// Where the tracing file system is mounted.
-const TRACING: &str = "/sys/kernel/tracing";
-
-/// A trace buffer of a test's own, removed when dropped.
-struct Trace(String);
-
-impl Trace {
-    /// Starts to record these events of the scheduler.
-    fn start(events: &[&str]) -> Outcome<Trace> {
-        if !fs::exists(format!("{TRACING}/instances"))? {
-            return Err(Stop::Skipped("no tracing file system".to_owned()));
-        }
-        let trace = Trace(format!("{TRACING}/instances/spawn-template"));
-        fs::create_dir(&trace.0)?;
-        for event in events {
-            fs::write(format!("{}/events/sched/{event}/enable", trace.0), "1")?;
-        }
-        Ok(trace)
-    }
-
-    /// The events so far that mention this pid: name and fields.
-    fn events(&self, pid: i32) -> io::Result<Vec<(String, String)>> {
-        let pid = pid.to_string();
-        let text = fs::read_to_string(format!("{}/trace", self.0))?;
-        let event = |line: &str| {
-            let at = line.find("sched_process_")?;
-            let (name, fields) = line[at..].split_once(": ")?;
-            fields
-                .split(' ')
-                .any(|field| field.split_once('=').is_some_and(|(_, value)| value == pid))
-                .then(|| (name.to_owned(), fields.to_owned()))
-        };
-        Ok(text.lines().filter_map(event).collect())
-    }
+/// The events so far that mention this pid: name and fields.
+fn events_of(trace: &Trace, pid: i32) -> Outcome<Vec<(String, String)>> {
+    let pid = pid.to_string();
+    let mentions = |line: &Line| line.text.split(' ').any(|field| field.split_once('=').is_some_and(|(_, v)| v == pid));
+    Ok(trace.lines()?.into_iter().filter(mentions).map(|line| (line.name, line.text)).collect())
 }
 
-impl Drop for Trace {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
-    }
+/// Starts to record these events of the scheduler.
+fn start_trace() -> Outcome<Trace> {
+    let events = EVENTS.map(|event| format!("sched/{event}"));
+    Trace::events(&events.each_ref().map(String::as_str))
 }
 
 const EVENTS: [&str; 3] = ["sched_process_fork", "sched_process_exec", "sched_process_exit"];
@@ -76,11 +47,11 @@ fn whole_life(events: &[(String, String)], pid: i32) -> Outcome {
 
 fn spawned_life(start: fn(&Template) -> io::Result<Child>) -> Outcome {
     let template = Template::child("nothing")?;
-    let trace = Trace::start(&EVENTS)?;
+    let trace = start_trace()?;
     let running = start(&template)?;
     let pid = running.pid;
     same!(running.wait()?, Status::Exited(0), "status");
-    whole_life(&trace.events(pid)?, pid)
+    whole_life(&events_of(&trace, pid)?, pid)
 }
 
 fn fork_exec_exit() -> Outcome {
@@ -94,15 +65,15 @@ fn nowait() -> Outcome {
 /// A child that fails is born and exits, without an exec.
 fn failing_spawn() -> Outcome {
     let template = Template::child("nothing")?;
-    let trace = Trace::start(&EVENTS)?;
+    let trace = start_trace()?;
     crate::harness::refused("spawn", template.spawn().act(Act::Dup2(99, 1)).run(), libc::EBADF)?;
     ensure!(!os::has_children()?, "a child is left");
     let own = std::process::id() as i32;
-    let events = trace.events(own)?;
+    let events = events_of(&trace, own)?;
     let born = events.iter().find(|event| event.0 == EVENTS[0] && field(&event.1, "pid") == own.to_string());
     let born = born.ok_or_else(|| failed(format!("no sched_process_fork: {events:?}")))?;
     let pid = field(&born.1, "child_pid").parse().map_err(|_| failed(format!("no child_pid: {born:?}")))?;
-    let names: Vec<String> = trace.events(pid)?.into_iter().map(|event| event.0).collect();
+    let names: Vec<String> = events_of(&trace, pid)?.into_iter().map(|event| event.0).collect();
     same!(names, [EVENTS[0], EVENTS[2]], "events of the child");
     Ok(())
 }
