@@ -46,6 +46,7 @@ mod os;
 mod parallel;
 mod privilege;
 mod programs;
+mod progress;
 mod ptrace;
 mod result;
 mod rewriting;
@@ -120,6 +121,7 @@ const FILES: &[&[Test]] = &[
     hooks::TESTS,
     accounting::TESTS,
     fdinfo::TESTS,
+    progress::TESTS,
     parallel::TESTS,
     leaks::TESTS,
     interrupted::TESTS,

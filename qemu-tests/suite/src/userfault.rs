@@ -52,8 +52,9 @@ unsafe impl Sync for Held {}
 impl Held {
     /// Reserves the page.
     pub fn new() -> io::Result<Held> {
+        // One that blocks cannot be polled.
         // SAFETY: userfaultfd() takes flags.
-        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) };
+        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
