@@ -212,6 +212,27 @@ pub fn in_worker(body: impl FnOnce() -> Outcome) -> Outcome {
     }
 }
 
+/// Fails the test unless a condition holds.
+#[track_caller]
+pub fn ensure_that(condition: bool, message: &str) -> Outcome {
+    if condition { Ok(()) } else { Err(failed(message)) }
+}
+
+/// A child that is killed and reaped when this is dropped, unless it has been already.
+pub struct Ended(i32);
+
+/// See [`Ended`].
+pub fn ensure_ended(pid: i32) -> Ended {
+    Ended(pid)
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = os::kill(self.0, libc::SIGKILL);
+        let _ = os::waitpid(self.0, libc::__WALL);
+    }
+}
+
 /// What is wrong with the process now, compared with the descriptors it started with.
 fn left_behind(before: &BTreeMap<RawFd, String>) -> io::Result<Option<String>> {
     if os::has_children()? {

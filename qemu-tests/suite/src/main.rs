@@ -44,6 +44,7 @@ mod nowait;
 mod order;
 mod os;
 mod parallel;
+mod parent_that_execs;
 mod privilege;
 mod programs;
 mod progress;
@@ -121,6 +122,7 @@ const FILES: &[&[Test]] = &[
     hooks::TESTS,
     accounting::TESTS,
     fdinfo::TESTS,
+    parent_that_execs::TESTS,
     progress::TESTS,
     parallel::TESTS,
     leaks::TESTS,
