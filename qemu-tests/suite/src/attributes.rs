@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::thread;
 
 use crate::failing::{Failing, Failure, Stage, fields};
-use crate::harness::{Outcome, failed, in_worker};
+use crate::harness::{Outcome, Stop, failed, in_worker};
 use crate::nowait::{Gate, left_alone};
 use crate::os::{self, Status};
 use crate::show::Show;
@@ -15,7 +15,7 @@ use crate::{ensure, same, tests};
 
 tests!("attributes":
     umask, umask_counts_for_later_opens, umask_leaves_caller_alone, sched_policies, sched_nice_values, sched_nice_is_clamped,
-    sched_deadline, sched_reset_on_fork, sched_leaves_caller_alone, sched_wrong_values, sched_admission, sched_takes_privilege,
+    sched_deadline, sched_reset_on_fork, sched_of_a_caller_that_resets_on_fork, sched_leaves_caller_alone, sched_wrong_values, sched_admission, sched_takes_privilege,
     pdeathsig_values, pdeathsig_fires, pdeathsig_fires_when_the_thread_ends, pdeathsig_of_a_caller_that_is_gone, pdeathsig_is_not_inherited, pdeathsig_last_one_wins, pdeathsig_and_ids,
     pdeathsig_and_setuid_program,
 );
@@ -129,6 +129,68 @@ fn sched_reset_on_fork() -> Outcome {
     };
     same!(run(1)?, b"1\n0\n", "policies of the shell and its child");
     same!(run(0)?, b"1\n1\n", "policies without the flag");
+    Ok(())
+}
+
+/// `sched_setattr(0)` of this process.
+fn set_scheduling(attr: &Sched) -> std::io::Result<()> {
+    let words = attr.words(48);
+    // SAFETY: the structure is 48 bytes long, as it says.
+    match unsafe { libc::syscall(libc::SYS_sched_setattr, 0, words.as_ptr(), 0) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+/// What a caller with SCHED_RESET_ON_FORK passes on is reset, as by fork; SCHED then sets what it is given.
+fn sched_of_a_caller_that_resets_on_fork() -> Outcome {
+    let callers = [
+        Sched { flags: 1, ..sched(libc::SCHED_OTHER, -5, 0) },
+        Sched { flags: 1, ..sched(libc::SCHED_OTHER, 5, 0) },
+        Sched { flags: 1, ..sched(libc::SCHED_FIFO, 0, 7) },
+    ];
+    // Sets what it has; keeps policy and parameters; keeps the parameters.
+    let actions = [
+        None,
+        Some(sched(libc::SCHED_OTHER, -5, 0)),
+        Some(sched(libc::SCHED_BATCH, 0, 0)),
+        Some(sched(libc::SCHED_FIFO, 0, 3)),
+        Some(Sched { flags: 0x18, ..sched(libc::SCHED_OTHER, 0, 0) }),
+        Some(Sched { flags: 0x10, ..sched(libc::SCHED_BATCH, 0, 0) }),
+    ];
+    for user in [0, 12345] {
+        for caller in &callers {
+            for action in &actions {
+                let what = format!("user {user}, caller {caller:?}, action {action:?}");
+                in_worker(|| {
+                    set_scheduling(caller)?;
+                    if user != 0 {
+                        os::become_user(user)?;
+                    }
+                    let template = Template::child("show")?;
+                    let forked = crate::template::show_by_exec(|| {
+                        if let Some(Err(error)) = action.as_ref().map(set_scheduling) {
+                            os::exit_now(if error.raw_os_error() == Some(libc::EPERM) { 77 } else { 78 });
+                        }
+                        let path = os::c_path(crate::template::child("show"));
+                        os::execve(&path, &[c"child".to_owned()], &[])
+                    });
+                    let spawned = template.spawn().acts(action.map(Act::Sched)).show();
+                    match (forked, spawned) {
+                        (Ok(forked), Ok(spawned)) => {
+                            same!(spawned.get("sched"), forked.get("sched"), "scheduling, {what}");
+                        }
+                        (Err(Stop::Failed(forked)), Err(Stop::Failed(spawned))) => {
+                            let refused = (forked.contains("Exited(77)"), spawned.contains("EPERM"));
+                            same!(refused, (true, true), "{what}: {forked}, {spawned}");
+                        }
+                        (forked, spawned) => return Err(failed(format!("{what}: {spawned:?}, not {forked:?}"))),
+                    }
+                    Ok(())
+                })?;
+            }
+        }
+    }
     Ok(())
 }
 

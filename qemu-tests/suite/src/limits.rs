@@ -5,15 +5,17 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::process::Command;
 
+use spawn_template::uapi;
+
 use crate::failing::{Failing, Failure, Stage};
 use crate::harness::{Outcome, failed, in_worker};
 use crate::os::{self, Status};
-use crate::template::{Act, Open, Template};
+use crate::template::{Act, Open, SPAWN_SIZE, SpawnArgs, Template};
 use crate::{ensure, same, tests};
 
 tests!("limits":
     every_resource [180], infinity, last_one_wins, caller_keeps_its_limits, lowering_is_for_everybody, raising_takes_privilege,
-    more_files_than_the_system_allows, open_files_count_at_once, open_from_a_folder_takes_a_number, open_files_can_be_raised, stack_of_the_program, stack_and_arguments, smallest_stacks,
+    more_files_than_the_system_allows, open_files_count_at_once, open_from_a_folder_takes_a_number, open_files_can_be_raised, fewer_files_than_the_standard_three, stack_of_the_program, stack_and_arguments, smallest_stacks,
     stack_and_memory_layout, size_of_the_stack, core_file_size_of_zero,
 );
 
@@ -189,6 +191,34 @@ fn open_files_can_be_raised() -> Outcome {
     let spawn = template.spawn().acts([Act::Rlimit(libc::RLIMIT_NOFILE, 1000, 1000), place]);
     same!(spawn.status()?, Status::Exited(0), "status under a higher limit");
     same!(spawn.inherit_fds().status()?, Status::Exited(0), "status under a higher limit, inheriting");
+    Ok(())
+}
+
+/// A limit below what is open already takes nothing away: 0, 1 and 2 are inherited as by fork.
+fn fewer_files_than_the_standard_three() -> Outcome {
+    for limit in [0, 1, 2, 3] {
+        for flags in [0, uapi::SPAWN_TEMPLATE_SPAWN_INHERIT_FDS] {
+            in_worker(|| {
+                let template = Template::child("nothing")?;
+                os::set_rlimit(libc::RLIMIT_NOFILE, limit)?;
+                let forked = os::fork()?;
+                if forked == 0 {
+                    let path = os::c_path(crate::template::child("nothing"));
+                    os::execve(&path, &[c"child".to_owned()], &[]);
+                    os::exit_now(1);
+                }
+                same!(os::waitpid(forked, 0)?.1, Status::Exited(0), "fork and execve under a limit of {limit}");
+                // There is no number for a pidfd.
+                let (argv, flags) = ([c"child".as_ptr() as u64, 0], flags | uapi::SPAWN_TEMPLATE_SPAWN_NO_PIDFD);
+                let args = SpawnArgs { flags: flags.into(), argv: argv.as_ptr() as u64, ..Default::default() };
+                let spawned = os::template_spawn(template.raw(), &raw const args as u64, SPAWN_SIZE);
+                let pid =
+                    spawned.map_err(|e| failed(format!("a spawn under a limit of {limit}, flags {flags}: {e}")))?;
+                same!(os::waitpid(pid, 0)?.1, Status::Exited(0), "a spawn under a limit of {limit}, flags {flags}");
+                Ok(())
+            })?;
+        }
+    }
     Ok(())
 }
 

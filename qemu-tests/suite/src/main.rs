@@ -31,6 +31,7 @@ mod identity;
 mod ids;
 mod image;
 mod interrupted;
+mod io_ports;
 mod landlock;
 mod leaks;
 mod learning;
@@ -45,6 +46,7 @@ mod order;
 mod os;
 mod parallel;
 mod parent_that_execs;
+mod pid_namespace;
 mod privilege;
 mod programs;
 mod progress;
@@ -122,7 +124,9 @@ const FILES: &[&[Test]] = &[
     hooks::TESTS,
     accounting::TESTS,
     fdinfo::TESTS,
+    io_ports::TESTS,
     parent_that_execs::TESTS,
+    pid_namespace::TESTS,
     progress::TESTS,
     parallel::TESTS,
     leaks::TESTS,
