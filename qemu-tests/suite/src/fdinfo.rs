@@ -14,7 +14,7 @@ use crate::{ensure, same, tests};
 tests!("fdinfo":
     keys, identity_of_file, interpreter_and_headers, counts, counts_of_templates_are_separate, path_as_given_file,
     path_of_fd_template, unusual_paths, read_by_another_process, read_while_spawning, deleted_file, link_target,
-    file_operations, duplicates_share_counts, memory,
+    file_operations, duplicates_share_counts, memory, program_that_may_not_be_read, program_that_may_be_read,
 );
 
 fn keys() -> Outcome {
@@ -235,4 +235,39 @@ fn memory() -> Outcome {
         ensure!((300..with / 2).contains(&without), "{name}: {without} bytes without learning, {with} with");
     }
     Ok(())
+}
+
+/// What fdinfo says of a program with this mode to a user who has made the template of it.
+fn said_to_a_user(mode: u32) -> Outcome {
+    let folder = Folder::tmp("fdinfo-unreadable")?;
+    let path = folder.copy("dynamic0")?;
+    crate::template::set_mode(&path, mode)?;
+    let readable = mode & 0o004 != 0;
+    in_worker(|| {
+        os::become_user(12345)?;
+        same!(File::open(&path).is_ok(), readable, "whether the program can be read, mode {mode:o}");
+        let template = Template::path(&path)?;
+        for _ in 0..2 {
+            let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", template.raw()))?;
+            let shown = |key: &str| {
+                let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(":\t"));
+                value.is_some_and(|value| value != "-" && value != "0")
+            };
+            same!(shown("interpreter"), readable, "whether the interpreter is shown, mode {mode:o}: {text}");
+            same!(shown("program-headers"), readable, "whether the headers are counted, mode {mode:o}: {text}");
+            ensure!(text.contains("ld-linux") == readable, "the interpreter's name, mode {mode:o}: {text}");
+            same!(template.status()?, Status::Exited(0), "status");
+        }
+        Ok(())
+    })
+}
+
+/// What is in a program is nobody's who may only execute it.
+fn program_that_may_not_be_read() -> Outcome {
+    said_to_a_user(0o711)?;
+    said_to_a_user(0o4711)
+}
+
+fn program_that_may_be_read() -> Outcome {
+    said_to_a_user(0o755)
 }

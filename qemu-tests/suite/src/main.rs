@@ -11,6 +11,7 @@ mod aslr;
 mod attributes;
 mod audit;
 mod audit_actions;
+mod birth_registers;
 mod calls;
 mod cgroup;
 mod chdir;
@@ -124,6 +125,7 @@ const FILES: &[&[Test]] = &[
     hooks::TESTS,
     accounting::TESTS,
     fdinfo::TESTS,
+    birth_registers::TESTS,
     io_ports::TESTS,
     parent_that_execs::TESTS,
     pid_namespace::TESTS,

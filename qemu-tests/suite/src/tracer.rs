@@ -136,6 +136,14 @@ pub fn registers(pid: i32) -> io::Result<libc::user_regs_struct> {
     Ok(registers)
 }
 
+/// The floating-point registers of a stopped tracee.
+pub fn floating_point(pid: i32) -> io::Result<libc::user_fpregs_struct> {
+    // SAFETY: all zero bytes are a valid user_fpregs_struct.
+    let mut registers: libc::user_fpregs_struct = unsafe { std::mem::zeroed() };
+    os::ptrace(libc::PTRACE_GETFPREGS, pid, 0, &raw mut registers as u64)?;
+    Ok(registers)
+}
+
 /// A word of a stopped tracee's memory.
 pub fn word(pid: i32, address: u64) -> io::Result<i64> {
     let mut word = 0i64;
