@@ -14,6 +14,7 @@ mod audit_actions;
 mod birth_registers;
 mod calls;
 mod cgroup;
+mod charging;
 mod chdir;
 mod control_group;
 mod create;
@@ -48,6 +49,7 @@ mod os;
 mod parallel;
 mod parent_that_execs;
 mod pid_namespace;
+mod point_of_no_return;
 mod privilege;
 mod programs;
 mod progress;
@@ -126,9 +128,11 @@ const FILES: &[&[Test]] = &[
     accounting::TESTS,
     fdinfo::TESTS,
     birth_registers::TESTS,
+    charging::TESTS,
     io_ports::TESTS,
     parent_that_execs::TESTS,
     pid_namespace::TESTS,
+    point_of_no_return::TESTS,
     progress::TESTS,
     parallel::TESTS,
     leaks::TESTS,
