@@ -14,7 +14,7 @@ tests!("actions":
     fchdir_changes_directory, fchdir_leaves_caller_alone,
     directory_is_inherited, open_reads, open_writes, open_creates_with_umask, open_appends, open_truncates,
     open_at_caller_folder, open_own_descriptors, open_at_placed_folder, open_after_fchdir, open_folder, open_o_path, open_resolve_flags,
-    open_cloexec, dup2_shares_offset, open_is_not_large_file_limited, steps_use_childs_rights,
+    open_empty_path, open_cloexec, dup2_shares_offset, open_is_not_large_file_limited, steps_use_childs_rights,
 );
 
 fn fchdir_changes_directory() -> Outcome {
@@ -209,6 +209,46 @@ fn open_resolve_flags() -> Outcome {
     }
     same!(open(&root, "../file", 0).output()?.1, b"outside", "without resolve flags");
     Ok(())
+}
+
+/// `openat2(fd, "", ...)` by itself, and what it opens.
+fn open_again(fd: i32, flags: u64) -> std::io::Result<(u64, u64)> {
+    let how = [flags, 0, 0];
+    // SAFETY: the path is a C string, and the structure is 24 bytes long.
+    let fd = unsafe { libc::syscall(libc::SYS_openat2, fd, c"".as_ptr(), how.as_ptr(), 24) };
+    if fd < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    let meta = fs::metadata(format!("/proc/self/fd/{fd}"));
+    os::close(fd as i32)?;
+    meta.map(|meta| (meta.dev(), meta.ino()))
+}
+
+/// With O_EMPTYPATH, an empty path is what the descriptor is, as openat2() has it; without, it is an error.
+fn open_empty_path() -> Outcome {
+    /// `O_EMPTYPATH`.
+    const EMPTY_PATH: i32 = 1 << 26;
+    let (folder, file) = (os::open("/tmp", libc::O_PATH)?, os::open("/bin/true", libc::O_PATH)?);
+    let template = Template::path("/usr/bin/stat")?;
+    let mut checks = Checks::default();
+    let mut opened = 0;
+    for fd in [libc::AT_FDCWD, folder.as_raw_fd(), file.as_raw_fd(), 0, 99] {
+        for flags in [0, EMPTY_PATH, EMPTY_PATH | libc::O_DIRECTORY, EMPTY_PATH | libc::O_PATH] {
+            let wanted = open_again(fd, flags as u64).map_err(|e| e.raw_os_error());
+            let open = Act::Open(Open::new("", flags, 9).at(fd));
+            let argv = ["stat", "-L", "-c", "%d %i", "/proc/self/fd/9"];
+            let got = template.spawn().argv(argv).act(open).output();
+            let got = got.map(|(_, output)| String::from_utf8_lossy(&output).trim().to_owned());
+            let got = got.map_err(|e| e.raw_os_error());
+            opened += usize::from(wanted.is_ok());
+            let wanted = wanted.map(|(dev, ino)| format!("{dev} {ino}"));
+            if got != wanted {
+                checks.fail(format!("fd {fd}, flags {flags:#x}: {got:?}, not {wanted:?}"));
+            }
+        }
+    }
+    same!(opened, 10, "combinations that openat2() opens");
+    checks.finish()
 }
 
 fn open_cloexec() -> Outcome {

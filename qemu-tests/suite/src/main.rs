@@ -46,6 +46,7 @@ mod mounts;
 mod nowait;
 mod order;
 mod os;
+mod own_program;
 mod parallel;
 mod parent_that_execs;
 mod pid_namespace;
@@ -130,6 +131,7 @@ const FILES: &[&[Test]] = &[
     birth_registers::TESTS,
     charging::TESTS,
     io_ports::TESTS,
+    own_program::TESTS,
     parent_that_execs::TESTS,
     pid_namespace::TESTS,
     point_of_no_return::TESTS,

@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use spawn_template::sys;
 
@@ -603,6 +604,9 @@ impl ReadOnly {
 /// A page of memory that processes share after a fork: what a process can report that may make no system call.
 pub struct SharedPage(*mut u32);
 
+// SAFETY: its words are only used as atomics.
+unsafe impl Sync for SharedPage {}
+
 impl SharedPage {
     /// Maps one, all zeros.
     pub fn new() -> io::Result<SharedPage> {
@@ -612,20 +616,21 @@ impl SharedPage {
         if start == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(SharedPage(start.cast())) }
     }
 
+    /// A word of it.
+    fn word(&self, index: usize) -> &AtomicU32 {
+        assert!(index < 1024);
+        // SAFETY: the word is within the page, aligned, mapped as long as `self` lives, and only used as an atomic.
+        unsafe { AtomicU32::from_ptr(self.0.wrapping_add(index)) }
+    }
+
     /// Writes a word.
     pub fn set(&self, index: usize, value: u32) {
-        assert!(index < 1024);
-        let word = self.0.wrapping_add(index);
-        // SAFETY: the word is within the page, which is mapped as long as `self` lives.
-        unsafe { word.write_volatile(value) };
+        self.word(index).store(value, Ordering::SeqCst);
     }
 
     /// Reads a word.
     pub fn get(&self, index: usize) -> u32 {
-        assert!(index < 1024);
-        let word = self.0.wrapping_add(index);
-        // SAFETY: as above.
-        unsafe { word.read_volatile() }
+        self.word(index).load(Ordering::SeqCst)
     }
 }
 
