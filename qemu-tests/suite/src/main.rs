@@ -68,6 +68,8 @@ mod signals;
 mod smack;
 mod spawn;
 mod stale;
+mod still_fs;
+mod still_times;
 mod syscall_tracepoints;
 mod template;
 mod trace;
@@ -110,6 +112,7 @@ const FILES: &[&[Test]] = &[
     metadata::TESTS,
     learning::TESTS,
     stale::TESTS,
+    still_times::TESTS,
     mounts::TESTS,
     rewriting::TESTS,
     untouched::TESTS,
