@@ -4,6 +4,7 @@
 //! files whose content differs, and its objects, which make brings up to date. So a change in one patch costs what that
 //! change costs. What a guest boots is copied out of there into an entry of its own, named by everything it is made of.
 
+mod compiled;
 pub mod overlay;
 mod progress;
 mod worktree;
@@ -14,12 +15,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::cache::{Key, Lock};
+use crate::cache::{Key, Lock, walk};
 use crate::cmd::{Cmd, create_dir, read_file, remove, write_file};
 use crate::context::Context;
 use crate::source::{self, Source};
 use crate::toolchain::Toolchain;
-use overlay::Overlay;
+use compiled::Configured;
+use overlay::{Overlay, is_kconfig};
 use progress::Progress;
 
 /// Changes when the steps below build something else from the same inputs.
@@ -133,6 +135,44 @@ pub fn tree(ctx: &Context, kernel: &Kernel) -> Result<Tree> {
         bail!("the patches or the configuration changed during the run; run the same command again");
     }
     plan.build(ctx)
+}
+
+/// The C files of the series that `patches check` would not compile, found in seconds: the tree is configured, not built.
+pub fn not_compiled(ctx: &Context) -> Result<Vec<PathBuf>> {
+    let source = source::ensure(ctx)?;
+    let overlay = Overlay::of_checkout(ctx, &source)?;
+    let config = Plan::to_check(ctx, source.clone(), overlay.clone(), true)?.configuration(ctx)?;
+    let read = |path: &Path| {
+        let file = match overlay.files.get(path) {
+            Some(changed) => changed.clone(),
+            None => Some(source.dir.join(path)).filter(|file| file.is_file()),
+        };
+        file.map(|file| read_file(&file)).transpose()
+    };
+    let c_files = |folder: &Path| {
+        let dir = source.dir.join(folder);
+        let mut files = Vec::new();
+        for item in fs::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))? {
+            let path = folder.join(item?.file_name());
+            if path.extension().is_some_and(|extension| extension == "c") {
+                files.push(path);
+            }
+        }
+        Ok(files)
+    };
+    let configured = Configured::new(&config, &read, &c_files);
+    let mut missing = Vec::new();
+    for (path, content) in &overlay.files {
+        if content.is_some() && path.extension().is_some_and(|e| e == "c") && !configured.compiles(path)? {
+            missing.push(path.clone());
+        }
+    }
+    Ok(missing)
+}
+
+/// What is wrong when [`not_compiled`] finds files.
+pub fn missing_options(files: &[PathBuf]) -> String {
+    format!("{files:?} not compiled\n  next: add what they need to {CHECK_FRAGMENT}")
 }
 
 /// Everything a kernel is made of.
@@ -275,6 +315,26 @@ impl Plan {
         }
         step.done("");
         Ok(())
+    }
+
+    /// The configuration alone, without a work tree: Kconfig looks for each file beside the objects first, where those
+    /// are that the series changes, and then in the pristine source.
+    fn configuration(&self, ctx: &Context) -> Result<String> {
+        let lock = ctx.cache.lock(&ctx.ui, &format!("configuration-of-the-{}-kernel", self.name))?;
+        let obj = ctx.cache.path("work").join(format!("{}-config", self.name));
+        create_dir(&obj)?;
+        for old in walk(&obj)?.into_iter().filter(|path| is_kconfig(path)) {
+            remove(&obj.join(old))?;
+        }
+        for (path, content) in self.overlay.files.iter().filter(|(path, _)| is_kconfig(path)) {
+            let Some(content) = content else { continue };
+            let to = obj.join(path);
+            create_dir(to.parent().unwrap_or(&obj))?;
+            fs::copy(content, &to).with_context(|| format!("cannot write {}", to.display()))?;
+        }
+        let tree = Tree { src: self.source.dir.clone(), obj, toolchain: self.toolchain.clone(), _lock: lock };
+        self.configure(ctx, &tree)?;
+        read_file(&tree.obj.join(".config"))
     }
 
     fn make(&self, ctx: &Context, tree: &Tree, arguments: &[&str]) -> Result<()> {

@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result, bail};
 use crate::cache::walk;
 use crate::cmd::{Cmd, create_dir, read_file, remove};
 use crate::context::Context;
-use crate::kernel::Plan;
 use crate::kernel::overlay::{self, Overlay, git};
+use crate::kernel::{self, Plan};
 use crate::source::{self, BASE_VERSION, Source};
 use crate::ui::duration;
 
@@ -70,6 +70,10 @@ fn check(ctx: &Context, build: bool) -> Result<()> {
     Overlay::of_checkout(ctx, &source)?;
     check_am(ctx, &source, &patches)?;
     checkpatch(ctx, &source, &patches)?;
+    let missing = kernel::not_compiled(ctx)?;
+    if !missing.is_empty() {
+        bail!(kernel::missing_options(&missing));
+    }
     if build {
         check_builds(ctx, &patches)?;
     }
@@ -213,11 +217,11 @@ fn check_build(
         let mut missing = Vec::new();
         for path in compiled {
             if !is_compiled(&tree.obj, path)? {
-                missing.push(path);
+                missing.push(path.clone());
             }
         }
         if !missing.is_empty() {
-            bail!("{missing:?} not compiled\n  next: add what they need to qemu-tests/kernel/check.config");
+            bail!(kernel::missing_options(&missing));
         }
         Ok(())
     })?;

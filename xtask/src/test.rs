@@ -74,7 +74,8 @@ exit $status
 /// Arguments of `test`.
 #[derive(clap::Args)]
 #[command(after_help = "\
-Here: rustfmt, clippy and unit tests of user space, formatting and clippy of the module. In a guest with the patched
+Here: rustfmt, clippy and unit tests of user space, formatting and clippy of the module, and that the configuration of
+`patches check` compiles each C file of the series. In a guest with the patched
 kernel: those tests of the crate that need the system calls (userspace-lib/tests/spawn*.rs), programs that nobody has
 changed with the preload library, and the test suite, which fail as well when the kernel warns or nothing ends in time;
 tests of Smack and a few thousand random calls (`fuzz`) in boots of their own. The last line sums up everything.")]
@@ -159,6 +160,7 @@ pub fn main(ctx: &Context, args: TestArgs) -> Result<ExitCode> {
         let flavor = if args.debug { Flavor::Debug } else { Flavor::Patched };
         if here && args.machine.kernel_image.is_none() {
             lint(ctx, &mut tally)?;
+            check_configuration(ctx, &mut tally);
         }
         guest(ctx, &args, flavor, None, &mut tally)?;
     }
@@ -402,6 +404,17 @@ fn lint(ctx: &Context, tally: &mut Tally) -> Result<()> {
     crate::interrupt::wait_if_interrupted();
     tally.count("module: rustfmt and clippy", result.map_err(|error| format!("{error:#}")));
     Ok(())
+}
+
+/// `patches check` can compile each C file of the series; that it does takes it half an hour.
+fn check_configuration(ctx: &Context, tally: &mut Tally) {
+    let result = match kernel::not_compiled(ctx) {
+        Ok(missing) if missing.is_empty() => Ok(()),
+        Ok(missing) => Err(kernel::missing_options(&missing)),
+        Err(error) => Err(format!("{error:#}")),
+    };
+    crate::interrupt::wait_if_interrupted();
+    tally.count("patches: check.config compiles each C file", result);
 }
 
 /// What the tests counted, and what is wrong beyond that. With `limited` time, all of them may have been left out.

@@ -73,8 +73,6 @@ impl Overlay {
 
     /// Whether one of the changed Kconfig files has the option `name`.
     pub fn defines_option(&self, name: &str) -> Result<bool> {
-        let is_kconfig =
-            |path: &Path| path.file_name().is_some_and(|file| file.to_string_lossy().starts_with("Kconfig"));
         for file in self.files.values().flatten().filter(|path| is_kconfig(path)) {
             if read_file(file)?.lines().any(|line| line.strip_prefix("config ") == Some(name)) {
                 return Ok(true);
@@ -82,6 +80,11 @@ impl Overlay {
         }
         Ok(false)
     }
+}
+
+/// Whether a file is one of Kconfig's.
+pub fn is_kconfig(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("Kconfig"))
 }
 
 /// The checkout's patch files in order.
