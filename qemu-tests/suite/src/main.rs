@@ -71,6 +71,7 @@ mod stale;
 mod still_fs;
 mod still_times;
 mod syscall_tracepoints;
+mod stops;
 mod template;
 mod trace;
 mod tracepoints;
@@ -121,6 +122,7 @@ const FILES: &[&[Test]] = &[
     credentials::TESTS,
     privilege::TESTS,
     ptrace::TESTS,
+    stops::TESTS,
     seccomp::TESTS,
     seccomp_arguments::TESTS,
     seccomp_tsync::TESTS,

@@ -134,6 +134,12 @@ pub fn fork() -> io::Result<i32> {
     check(unsafe { libc::fork() })
 }
 
+/// This process's pid, which a forked one may ask for too.
+pub fn pid() -> i32 {
+    // SAFETY: getpid() has no preconditions.
+    unsafe { libc::getpid() }
+}
+
 /// Ends the process without running anything.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit() has no preconditions.
@@ -146,6 +152,31 @@ pub fn execve(path: &CStr, argv: &[CString], envp: &[CString]) -> io::Error {
     // SAFETY: both vectors end with a null pointer and outlive the call.
     unsafe { libc::execve(path.as_ptr(), argv.as_ptr().cast(), envp.as_ptr().cast()) };
     io::Error::last_os_error()
+}
+
+/// `posix_spawn` without any attribute, and with an empty environment.
+pub fn posix_spawn(path: &CStr, argv: &[CString]) -> io::Result<i32> {
+    posix_spawn_opening(path, argv, None)
+}
+
+/// `posix_spawn`, with a file for the child to open for reading as its descriptor 60, if there is one.
+pub fn posix_spawn_opening(path: &CStr, argv: &[CString], file: Option<&CStr>) -> io::Result<i32> {
+    let (argv, envp) = (pointers(argv), pointers(&[]));
+    // SAFETY: all zero bytes are room for file actions, which the next call makes of it.
+    let mut actions: libc::posix_spawn_file_actions_t = unsafe { std::mem::zeroed() };
+    let none = |error| if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) };
+    // SAFETY: `actions` is a live local.
+    none(unsafe { libc::posix_spawn_file_actions_init(&mut actions) })?;
+    if let Some(file) = file {
+        // SAFETY: `actions` was made above, and `file` is a live C string, which is copied.
+        none(unsafe { libc::posix_spawn_file_actions_addopen(&mut actions, 60, file.as_ptr(), libc::O_RDONLY, 0) })?;
+    }
+    let (mut pid, argv, envp) = (0, argv.as_ptr().cast(), envp.as_ptr().cast());
+    // SAFETY: both vectors end with a null pointer and outlive the call, as all else does.
+    let result = none(unsafe { libc::posix_spawn(&mut pid, path.as_ptr(), &actions, ptr::null(), argv, envp) });
+    // SAFETY: `actions` was made above, and is not used any more.
+    unsafe { libc::posix_spawn_file_actions_destroy(&mut actions) };
+    result.map(|()| pid)
 }
 
 /// `execveat(fd, "", AT_EMPTY_PATH)`, which returns only on failure.

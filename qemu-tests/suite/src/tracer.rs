@@ -15,6 +15,22 @@ pub const ALL_EVENTS: i32 = libc::PTRACE_O_TRACEFORK
     | libc::PTRACE_O_TRACEVFORKDONE
     | libc::PTRACE_O_TRACEEXIT;
 
+/// How a debugger comes to trace a process. Those that it traces from birth because of that stop first as it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The process asks for it: PTRACE_TRACEME.
+    Traceme,
+    /// PTRACE_ATTACH.
+    Attach,
+    /// PTRACE_SEIZE.
+    Seize,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 3] = [Kind::Traceme, Kind::Attach, Kind::Seize];
+}
+
 /// What happened to a tracee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
@@ -44,32 +60,61 @@ impl Step {
     }
 }
 
-/// Forks a process that runs `caller` once this one traces it with `options`, and follows it and all who are attached
-/// automatically until it has ended. `each` is called at every stop, before the tracee goes on with the request it returns
-/// (`PTRACE_CONT`, ...). The exit code of `caller` must be 0.
-#[track_caller]
-pub fn follow(
-    options: i32,
-    caller: impl FnOnce() -> i32,
-    mut each: impl FnMut(&Step) -> Outcome<libc::c_uint>,
-) -> Outcome<(i32, Vec<Step>)> {
+/// Forks a process that runs `caller` once this one traces it, as `kind` says and with `options`; it is stopped then.
+fn traced(kind: Kind, options: i32, caller: impl FnOnce() -> i32) -> Outcome<i32> {
     let (reader, writer) = os::pipe()?;
     let worker = os::fork()?;
     if worker == 0 {
         drop(writer);
-        // Waits for the debugger.
-        let _ = os::readable(reader.as_raw_fd(), -1);
+        let waited = match kind {
+            Kind::Traceme => {
+                os::ptrace(libc::PTRACE_TRACEME, 0, 0, 0).and_then(|()| os::kill(os::pid(), libc::SIGSTOP))
+            }
+            // Waits for the debugger.
+            _ => os::readable(reader.as_raw_fd(), -1).map(drop),
+        };
         drop(reader);
-        let code = caller();
+        let code = waited.map_or(99, |()| caller());
         os::exit_now(code);
     }
-    os::ptrace(libc::PTRACE_SEIZE, worker, 0, (options | libc::PTRACE_O_EXITKILL) as u64)?;
-    // Stopped once before it does anything, so that its system calls are seen from the first on.
-    os::ptrace(libc::PTRACE_INTERRUPT, worker, 0, 0)?;
+    let options = (options | libc::PTRACE_O_EXITKILL) as u64;
+    match kind {
+        Kind::Traceme => {}
+        Kind::Attach => os::ptrace(libc::PTRACE_ATTACH, worker, 0, 0)?,
+        // Stopped once before it does anything, so that its system calls are seen from the first on.
+        Kind::Seize => os::ptrace(libc::PTRACE_SEIZE, worker, 0, options)
+            .and_then(|()| os::ptrace(libc::PTRACE_INTERRUPT, worker, 0, 0))?,
+    }
     os::waitpid(worker, libc::__WALL)?;
+    if kind != Kind::Seize {
+        os::ptrace(libc::PTRACE_SETOPTIONS, worker, 0, options)?;
+    }
+    Ok(worker)
+}
+
+/// [`follow_as`] a debugger that seizes.
+#[track_caller]
+pub fn follow(
+    options: i32,
+    caller: impl FnOnce() -> i32,
+    each: impl FnMut(&Step) -> Outcome<libc::c_uint>,
+) -> Outcome<(i32, Vec<Step>)> {
+    follow_as(Kind::Seize, options, caller, each)
+}
+
+/// Forks a process that runs `caller` once this one traces it, as `kind` says and with `options`, and follows it and all who
+/// are attached automatically until it has ended. `each` is called at every stop, before the tracee goes on with the request
+/// it returns (`PTRACE_CONT`, ...). The exit code of `caller` must be 0.
+#[track_caller]
+pub fn follow_as(
+    kind: Kind,
+    options: i32,
+    caller: impl FnOnce() -> i32,
+    mut each: impl FnMut(&Step) -> Outcome<libc::c_uint>,
+) -> Outcome<(i32, Vec<Step>)> {
+    let worker = traced(kind, options, caller)?;
     let calls = options & libc::PTRACE_O_TRACESYSGOOD != 0;
     os::ptrace(if calls { libc::PTRACE_SYSCALL } else { libc::PTRACE_CONT }, worker, 0, 0)?;
-    drop((reader, writer));
     let (mut steps, mut alive, mut gone) = (Vec::new(), BTreeSet::from([worker]), BTreeSet::new());
     while !alive.is_empty() {
         let (pid, status) = os::waitpid(-1, libc::__WALL)?;
@@ -94,9 +139,10 @@ pub fn follow(
             alive.remove(&pid);
             gone.insert(pid);
         }
-        // SIGTRAP says that a single step is done, and is not the tracee's.
+        // SIGTRAP says that a single step is done, or exec, and is not the tracee's. Nor is the SIGSTOP at birth; nobody sends
+        // another one.
         let signal = match step.what {
-            What::Signal(signal) if signal != libc::SIGTRAP => signal as u64,
+            What::Signal(signal) if signal != libc::SIGTRAP && signal != libc::SIGSTOP => signal as u64,
             _ => 0,
         };
         // It may have been killed in the meantime, which the next wait reports.
