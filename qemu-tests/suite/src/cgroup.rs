@@ -22,13 +22,14 @@ tests!("cgroup":
 const ROOT: &str = "/sys/fs/cgroup";
 
 /// A cgroup of a test's own below the root or another one; removed when dropped, which is when nobody is left in it.
-struct Group {
+pub struct Group {
     path: String,
     dir: File,
 }
 
 impl Group {
-    fn new(name: &str) -> io::Result<Group> {
+    /// Directly below the root.
+    pub fn new(name: &str) -> io::Result<Group> {
         fs::write(format!("{ROOT}/cgroup.subtree_control"), "+pids")?;
         Group::at(format!("{ROOT}/spawn-template-{name}"))
     }
@@ -45,20 +46,23 @@ impl Group {
         Ok(Group { path, dir })
     }
 
-    fn action(&self) -> Act {
+    /// The action for a child to be born in it.
+    pub fn action(&self) -> Act {
         Act::Cgroup(self.dir.as_raw_fd())
     }
 
-    fn set(&self, file: &str, value: &str) -> io::Result<()> {
+    /// Writes one of its files.
+    pub fn set(&self, file: &str, value: &str) -> io::Result<()> {
         fs::write(format!("{}/{file}", self.path), value)
     }
 
-    fn get(&self, file: &str) -> io::Result<String> {
+    /// Reads one of its files.
+    pub fn get(&self, file: &str) -> io::Result<String> {
         Ok(fs::read_to_string(format!("{}/{file}", self.path))?.trim_end().to_owned())
     }
 
     /// The processes in it.
-    fn procs(&self) -> io::Result<Vec<i32>> {
+    pub fn procs(&self) -> io::Result<Vec<i32>> {
         Ok(self.get("cgroup.procs")?.lines().filter_map(|pid| pid.parse().ok()).collect())
     }
 

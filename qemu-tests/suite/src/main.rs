@@ -29,6 +29,8 @@ mod filter;
 mod harness;
 mod identification;
 mod hooks;
+mod held;
+mod hold;
 mod identity;
 mod ids;
 mod image;
@@ -123,6 +125,7 @@ const FILES: &[&[Test]] = &[
     privilege::TESTS,
     ptrace::TESTS,
     stops::TESTS,
+    held::TESTS,
     seccomp::TESTS,
     seccomp_arguments::TESTS,
     seccomp_tsync::TESTS,

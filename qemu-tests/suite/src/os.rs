@@ -95,6 +95,17 @@ pub fn wait_pidfd(fd: RawFd, options: i32) -> io::Result<Option<(i32, Status)>> 
     })
 }
 
+/// Whether there is something of a child or tracee to be waited for (`WEXITED`, `WSTOPPED`, ...); leaves it as it is.
+pub fn has_news(pid: i32, options: i32) -> io::Result<bool> {
+    // SAFETY: all zero bytes are a valid siginfo_t.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let options = options | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    // SAFETY: `info` is a live local.
+    check(unsafe { libc::waitid(libc::P_PID, pid as libc::id_t, &mut info, options) })?;
+    // SAFETY: waitid() has filled the SIGCHLD part, or left the zeros.
+    Ok(unsafe { info.si_pid() } != 0)
+}
+
 /// Whether this process has any child left, running or not; leaves it as it is.
 pub fn has_children() -> io::Result<bool> {
     // SAFETY: all zero bytes are a valid siginfo_t.
@@ -328,6 +339,12 @@ pub fn set_cloexec(fd: RawFd, on: bool) -> io::Result<()> {
 pub fn close_from_3() -> io::Result<()> {
     // SAFETY: the caller says that nothing owns them.
     check(unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) }).map(drop)
+}
+
+/// `fcntl` with a number.
+pub fn fcntl(fd: RawFd, command: i32, arg: i32) -> io::Result<()> {
+    // SAFETY: the commands used here take numbers only.
+    check(unsafe { libc::fcntl(fd, command, arg) }).map(drop)
 }
 
 /// Marks every descriptor from 3 up close-on-exec.
