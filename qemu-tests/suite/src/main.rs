@@ -21,6 +21,7 @@ mod create;
 mod credentials;
 mod elf;
 mod errors;
+mod exec_stop;
 mod failing;
 mod fdinfo;
 mod fds;
@@ -125,6 +126,7 @@ const FILES: &[&[Test]] = &[
     privilege::TESTS,
     ptrace::TESTS,
     stops::TESTS,
+    exec_stop::TESTS,
     held::TESTS,
     seccomp::TESTS,
     seccomp_arguments::TESTS,
