@@ -8,6 +8,7 @@
 mod accounting;
 mod actions;
 mod aslr;
+mod attach_storm;
 mod attributes;
 mod audit;
 mod audit_actions;
@@ -128,6 +129,7 @@ const FILES: &[&[Test]] = &[
     stops::TESTS,
     exec_stop::TESTS,
     held::TESTS,
+    attach_storm::TESTS,
     seccomp::TESTS,
     seccomp_arguments::TESTS,
     seccomp_tsync::TESTS,

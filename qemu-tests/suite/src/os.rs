@@ -577,6 +577,52 @@ pub fn ptrace(request: libc::c_uint, pid: i32, address: u64, data: u64) -> io::R
     check(unsafe { libc::ptrace(request, pid, address, data) }).map(drop)
 }
 
+/// A number that forked processes share.
+pub struct Shared(*mut std::sync::atomic::AtomicI32);
+
+impl Shared {
+    /// A zero.
+    pub fn new() -> io::Result<Shared> {
+        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let start = unsafe { libc::mmap(ptr::null_mut(), 4096, protection, flags, -1, 0) };
+        if start == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Shared(start.cast())) }
+    }
+}
+
+impl std::ops::Deref for Shared {
+    type Target = std::sync::atomic::AtomicI32;
+
+    fn deref(&self) -> &Self::Target {
+        // SAFETY: the mapping is aligned, holds zeros at first, and lives as long as this value.
+        unsafe { &*self.0 }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and ends with this value.
+        unsafe { libc::munmap(self.0.cast(), 4096) };
+    }
+}
+
+/// `sched_setscheduler` of this thread.
+pub fn set_policy(policy: i32, priority: i32) -> io::Result<()> {
+    let param = libc::sched_param { sched_priority: priority };
+    // SAFETY: `param` is a live local.
+    check(unsafe { libc::sched_setscheduler(0, policy, &param) }).map(drop)
+}
+
+/// Runs this thread on one processor only.
+pub fn run_on(cpu: usize) -> io::Result<()> {
+    // SAFETY: all zero bytes are a valid, empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `cpu` is one of the first two, and the set is a live local.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: the set is a live local of the size given.
+    check(unsafe { libc::sched_setaffinity(0, size_of_val(&set), &set) }).map(drop)
+}
+
 /// Whole pages with an unmapped page behind them, for what must end exactly there.
 pub struct Pages {
     start: *mut u8,
