@@ -47,6 +47,7 @@ mod manual;
 mod metadata;
 mod module;
 mod mounts;
+mod newtask;
 mod nowait;
 mod order;
 mod os;
@@ -138,6 +139,7 @@ const FILES: &[&[Test]] = &[
     tracepoints::TESTS,
     syscall_tracepoints::TESTS,
     hooks::TESTS,
+    newtask::TESTS,
     accounting::TESTS,
     fdinfo::TESTS,
     birth_registers::TESTS,
