@@ -20,6 +20,10 @@ const RECIPE: &str = "image 1";
 /// others, or are started, in tests of the preload library and in `bench --tools`.
 const PACKAGES: &str = "procps,kmod,make,tcc,libc6-dev,python3-minimal,ksh93u+m,git";
 
+/// What is installed for the guest that tests debuggers. The minimal gdb has no Python in it, which follows processes as
+/// the whole one does.
+const DEBUGGERS: &str = "kmod,gdb-minimal,strace";
+
 /// Weight that nobody reads in a guest.
 const EXCLUDED: &[&str] = &["/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*"];
 
@@ -50,19 +54,28 @@ pub fn main(ctx: &Context) -> Result<ExitCode> {
 
 /// Returns the image, after building it when the cache has none.
 pub fn ensure(ctx: &Context) -> Result<Image> {
+    ensure_with(ctx, PACKAGES)
+}
+
+/// Returns the image with gdb and strace, and without what other tests need, after building it when the cache has none.
+pub fn ensure_with_debuggers(ctx: &Context) -> Result<Image> {
+    ensure_with(ctx, DEBUGGERS)
+}
+
+fn ensure_with(ctx: &Context, packages: &str) -> Result<Image> {
     let (release, sources) = apt::own_release()?;
     let key = Key::new(RECIPE)
         .text("release", &release)
-        .text("packages", PACKAGES)
+        .text("packages", packages)
         .text("excluded", EXCLUDED.join(" "))
         .text("size", SIZE)
         .finish();
-    let entry = ctx.cache.entry(&ctx.ui, "image", &key, |folder| build(ctx, folder, &release, &sources))?;
+    let entry = ctx.cache.entry(&ctx.ui, "image", &key, |folder| build(ctx, folder, packages, &release, &sources))?;
     let listing = read_file(&entry.join("libraries"))?;
     Ok(Image { disk: entry.join("root.ext4"), libraries: listing.lines().map(str::to_owned).collect() })
 }
 
-fn build(ctx: &Context, folder: &Path, release: &str, sources: &str) -> Result<()> {
+fn build(ctx: &Context, folder: &Path, packages: &str, release: &str, sources: &str) -> Result<()> {
     if !is_root() && !Cmd::new("sudo").args(["-n", "true"]).succeeds() {
         ctx.ui.note("making the guest's userland needs root; will run: sudo -v");
         ensure!(
@@ -84,7 +97,7 @@ fn build(ctx: &Context, folder: &Path, release: &str, sources: &str) -> Result<(
     // Installing packages with their owners needs root.
     let mut command = if is_root() { Cmd::new("mmdebstrap") } else { Cmd::new("sudo").args(["-n", "mmdebstrap"]) };
     command = command.args(["--mode=root", "--format=null", "--variant=minbase"]);
-    command = command.arg(format!("--include={PACKAGES}"));
+    command = command.arg(format!("--include={packages}"));
     for pattern in EXCLUDED {
         command = command.arg(format!("--dpkgopt=path-exclude={pattern}"));
     }

@@ -13,7 +13,7 @@ use crate::kernel::{self, Flavor};
 use crate::qemu::{self, End, Guest, Outcome};
 use crate::run::Machine;
 use crate::ui::Lines;
-use crate::{fuzz, module, programs};
+use crate::{fuzz, image, module, programs};
 
 /// How long the tests may take in a guest, in seconds; and on the debug kernel.
 const TIMEOUT: u64 = 2700;
@@ -37,6 +37,9 @@ const DEBUG_LEAST: Duration = Duration::from_secs(60);
 /// their own. The kernel's own order of modules stands in kernel.config.
 const SMACK: &str = "smack";
 const SMACK_ARGS: &str = "lsm=landlock,yama,smack,bpf";
+
+/// Tests with this in their names need gdb and strace, and get a boot of their own from a disk that has them.
+const DEBUGGERS: &str = "debuggers";
 
 /// A short run of `fuzz` goes with the tests; so many calls and programs started in so many seconds.
 const FUZZ: fuzz::Amount = fuzz::Amount { calls: 3000, starts: 300, seed: 1, seconds: 600 };
@@ -67,7 +70,7 @@ else
         setarch -R "$program" "$@" || status=1
     done
 fi
-/payload/guest-suite --without=smack --share="$SPAWN_TEMPLATE_SHARE" "$@" || status=1
+/payload/guest-suite --without=smack --without=debuggers --share="$SPAWN_TEMPLATE_SHARE" "$@" || status=1
 exit $status
 "#;
 
@@ -78,7 +81,7 @@ Here: rustfmt, clippy and unit tests of user space, formatting and clippy of the
 `patches check` compiles each C file of the series. In a guest with the patched
 kernel: those tests of the crate that need the system calls (userspace-lib/tests/spawn*.rs), programs that nobody has
 changed with the preload library, and the test suite, which fail as well when the kernel warns or nothing ends in time;
-tests of Smack and a few thousand random calls (`fuzz`) in boots of their own. The last line sums up everything.")]
+tests of Smack, tests with gdb and strace, and a few thousand random calls (`fuzz`) in boots of their own. The last line sums up everything.")]
 pub struct TestArgs {
     /// Only this half
     #[arg(long, value_enum)]
@@ -262,7 +265,7 @@ fn guest(ctx: &Context, args: &TestArgs, flavor: Flavor, time: Option<Duration>,
     let icount = time.is_none() && qemu::counts_instead(ctx, flavor)?;
     let filter = args.filter.as_deref().unwrap_or("");
     let mut jobs: Vec<Job> = Vec::new();
-    if !filter.contains(SMACK) && filter != FUZZ_FILTER {
+    if ![SMACK, DEBUGGERS].iter().any(|word| filter.contains(word)) && filter != FUZZ_FILTER {
         // Few tests do not gain by a second boot.
         let shares = if filter.is_empty() { SHARES } else { 1 };
         for share in 1..=shares {
@@ -284,13 +287,33 @@ fn guest(ctx: &Context, args: &TestArgs, flavor: Flavor, time: Option<Duration>,
         }
     }
     // The suite is a static program, which can be asked here what it has.
-    let listed = Cmd::new(programs::suite(ctx)?).args(["--list", SMACK]).read()?;
-    if (filter.is_empty() || filter.contains(SMACK)) && listed.lines().any(|name| name.contains(filter)) {
+    let suite = programs::suite(ctx)?;
+    let has = |word: &str| -> Result<bool> {
+        let listed = Cmd::new(&suite).args(["--list", word]).read()?;
+        Ok((filter.is_empty() || filter.contains(word)) && listed.lines().any(|name| name.contains(filter)))
+    };
+    if has(SMACK)? {
         let mut guest = prepared(ctx, args, flavor, icount, "test-smack")?;
         guest.kernel_args = format!("{} {SMACK_ARGS}", guest.kernel_args);
         guest.argv = vec!["/payload/guest-suite".into(), if filter.is_empty() { SMACK } else { filter }.into()];
         let name = "guest with Smack: the tests came to their end and the kernel stayed quiet";
         jobs.push(Box::new(move || boot(ctx, guest, left(), name)));
+    }
+    if has(DEBUGGERS)? {
+        match image::ensure_with_debuggers(ctx) {
+            Ok(image) => {
+                let mut guest = prepared(ctx, args, flavor, icount, "test-debuggers")?;
+                guest.image = image;
+                let wanted = if filter.is_empty() { DEBUGGERS } else { filter };
+                guest.argv = vec!["/payload/guest-suite".into(), wanted.into()];
+                let name = "guest with gdb and strace: the tests came to their end and the kernel stayed quiet";
+                jobs.push(Box::new(move || boot(ctx, guest, left(), name)));
+            }
+            Err(error) => {
+                crate::interrupt::wait_if_interrupted();
+                tally.skip("guest with gdb and strace", &format!("left out, they cannot be had here: {error:#}"));
+            }
+        }
     }
     if filter.is_empty() || filter == FUZZ_FILTER {
         jobs.push(Box::new(move || random_calls(ctx, &args.machine, icount, flavor, left())));
