@@ -218,7 +218,7 @@ fn signals_are_blocked_from_birth() -> Outcome {
     Ok(())
 }
 
-/// SIGSTOP takes effect with the program, and SIGCONT lets it go on.
+/// SIGSTOP stops it where it is, and SIGCONT lets it go on.
 fn stoppable_before_exec() -> Outcome {
     let gate = Gate::new("nowait-stop")?;
     let child = Template::child("nothing")?.spawn().act(gate.action()).nowait().run()?;
