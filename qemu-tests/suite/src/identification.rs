@@ -32,12 +32,12 @@ fn file_names_calls_and_masks() -> Outcome {
 
 fn file_is_on_proc() -> Outcome {
     let file = fs::File::open(FILE)?;
-    // SAFETY: all bytes zero is a valid statfs, and the call fills it in.
-    let magic = unsafe {
-        let mut statfs: libc::statfs = std::mem::zeroed();
-        ensure!(libc::fstatfs(file.as_raw_fd(), &raw mut statfs) == 0, "fstatfs failed");
-        statfs.f_type
-    };
+    // SAFETY: all bytes zero is a valid statfs.
+    let mut statfs: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the call writes to the structure only.
+    let result = unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut statfs) };
+    ensure!(result == 0, "fstatfs failed");
+    let magic = statfs.f_type;
     same!(magic, libc::PROC_SUPER_MAGIC, "file system");
     ensure!(file.metadata()?.is_file(), "it is no regular file");
     Ok(())
