@@ -24,6 +24,7 @@ mod debuggers;
 mod elf;
 mod errors;
 mod exec_stop;
+mod exec_events;
 mod failing;
 mod fdinfo;
 mod fds;
@@ -144,6 +145,7 @@ const FILES: &[&[Test]] = &[
     newtask::TESTS,
     accounting::TESTS,
     fdinfo::TESTS,
+    exec_events::TESTS,
     birth_registers::TESTS,
     charging::TESTS,
     io_ports::TESTS,

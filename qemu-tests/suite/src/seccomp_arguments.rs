@@ -16,7 +16,7 @@ use crate::{ensure, same, tests};
 tests!("seccomp_arguments":
     seen_as_they_are [300], null_pointers_are_not_seen [120], every_signal_is_asked_about, limits_may_be_read_but_not_set,
     groups_may_be_dropped_but_not_taken, descriptors_of_the_caller, every_answer_but_allow_refuses [300],
-    refused_action_is_named, earlier_actions_have_happened,
+    refused_action_is_named, refused_without_waiting, earlier_actions_have_happened,
 );
 
 /// What the filters of these tests answer.
@@ -447,6 +447,18 @@ fn refused_action_is_named() -> Outcome {
         }
     }
     checks.finish()
+}
+
+/// Who does not wait learns of a refusal from the child's status.
+fn refused_without_waiting() -> Outcome {
+    in_worker(|| {
+        let template = Template::child("nothing")?;
+        Filter::allowing().on_arguments(libc::SYS_umask, &[Arg::Int(0o31)], errno(ANSWER)).install()?;
+        let spawn = |mask| template.spawn().act(Act::Umask(mask)).nowait();
+        same!(spawn(0o31).status()?, Status::Exited(127), "status with an action that is refused");
+        same!(spawn(0o22).status()?, Status::Exited(0), "status with one that is not");
+        Ok(())
+    })
 }
 
 /// A filter is asked about an action when its turn comes, as it would be of a child of fork: those before have happened.
