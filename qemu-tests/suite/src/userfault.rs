@@ -1,4 +1,4 @@
-//! Memory that comes only when a test wants it to: whoever reads it, the kernel as well, is held up until then.
+//! Memory that comes only when a test wants it to: each reader, the kernel as well, is held up until then.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
