@@ -1,4 +1,4 @@
-//! fanotify: who watches executions sees one for each spawn, as for each execve, and none when a template is made.
+//! fanotify: who watches executions sees one for each spawn, as for each execve.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,7 +9,7 @@ use crate::os;
 use crate::template::{Folder, Template};
 use crate::{ensure, same, tests};
 
-tests!("exec_events": making_a_template_is_none, spawning_is_one);
+tests!("exec_events": spawning_is_one);
 
 /// `FAN_OPEN` and `FAN_OPEN_EXEC`.
 const OPEN: u64 = 0x20;
@@ -55,21 +55,6 @@ impl Watch {
         }
         Ok((all, executions))
     }
-}
-
-/// Nothing is executed then.
-fn making_a_template_is_none() -> Outcome {
-    let folder = Folder::tmp("exec-events")?;
-    let path = folder.copy("nothing")?;
-    let mut watch = Watch::new(&path)?;
-    let template = Template::path(&path)?;
-    same!(watch.seen()?.1, 0, "executions seen when a template of a path is made");
-    let file = File::open(&path)?;
-    let of_fd = Template::of_fd(&file)?;
-    same!(watch.seen()?.1, 0, "executions seen when a template of a descriptor is made");
-    drop((template, of_fd));
-    same!(watch.seen()?, (0, 0), "events when templates are closed");
-    Ok(())
 }
 
 fn spawning_is_one() -> Outcome {

@@ -11,7 +11,7 @@ use crate::userfault::Held;
 use crate::{ensure, same, tests};
 
 tests!("seccomp_tsync":
-    execve_forbidden_meanwhile, vfork_forbidden_meanwhile, action_forbidden_meanwhile, allowed_again_is_too_late,
+    execve_forbidden_meanwhile, vfork_forbidden_meanwhile, action_forbidden_meanwhile,
     filter_is_in_the_child,
 );
 
@@ -66,18 +66,6 @@ fn vfork_forbidden_meanwhile() -> Outcome {
 
 fn action_forbidden_meanwhile() -> Outcome {
     forbidden_meanwhile(libc::SYS_umask, &[Act::Close(9), Act::Umask(0)], 1)
-}
-
-/// Filters only get stricter.
-fn allowed_again_is_too_late() -> Outcome {
-    in_worker(|| {
-        let template = Template::child("exit-code")?;
-        Filter::allowing().on(libc::SYS_execve, errno(libc::EACCES)).install_on_all_threads()?;
-        let filter = Filter::allowing().on(libc::SYS_execve, libc::SECCOMP_RET_ALLOW);
-        let (error, _, status) = filtered_meanwhile(&template.spawn(), filter)?;
-        same!((error, status), (libc::EACCES, None), "error");
-        Ok(())
-    })
 }
 
 /// One that forbids what only the program does.
