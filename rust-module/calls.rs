@@ -48,6 +48,12 @@ impl Call {
         Self::new(__NR_execve, [name, argv, envp])
     }
 
+    /// execveat(2) of what was open as `fd`. `name` stands for the empty path.
+    pub(crate) fn execveat(fd: u32, name: u64, argv: u64, envp: u64) -> Self {
+        let flags = AT_EMPTY_PATH.into();
+        Self::new(__NR_execveat, [fd.into(), name, argv, envp, flags])
+    }
+
     /// Asks the seccomp filters of the calling task whether it may make the call.
     pub(crate) fn ask(&self) -> Result {
         // SAFETY: A process may call it at any time, with any numbers.

@@ -77,6 +77,11 @@ pub(crate) fn run(
     execve: &Call,
     spawn: *mut bindings::kernel_spawn,
 ) -> Result<(), Failure> {
+    // A tracer may want the child before it has done anything.
+    // SAFETY: The calling task is the child, and holds no lock.
+    if !unsafe { bindings::signal_take_stops() } {
+        return Err(Failure::of(Stage::Create, EINTR));
+    }
     if !plan.inherit {
         init_files(plan.stdio).at(Stage::Create)?;
     }

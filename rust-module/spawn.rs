@@ -108,6 +108,11 @@ impl Bprm {
         Ok((bprm, ArgCharge(pages)))
     }
 
+    /// The bprm, valid for as long as `self` lives.
+    fn as_ptr(&self) -> *mut bindings::linux_binprm {
+        self.0.as_ptr()
+    }
+
     /// Turns the calling task, the child of `spawn`, into the program. After an error it must exit.
     pub(crate) fn exec(
         self,
@@ -206,6 +211,7 @@ impl Spawn {
     /// Makes the child and, unless `nowait`, waits for its outcome.
     fn start(
         job: Job,
+        charge: &ArgCharge,
         signals: Pin<&mut ForkSignals>,
         nowait: bool,
         pidfd: bool,
@@ -231,6 +237,8 @@ impl Spawn {
                 owner: this_module::<SpawnTemplate>().as_ptr(),
                 flags,
                 cgroup: job.plan.cgroup.unwrap_or(-1),
+                bprm: job.bprm.as_ptr(),
+                arg_pages: charge.0,
                 signals: signals.as_ptr(),
                 ..pin_init::zeroed()
             }),
@@ -348,7 +356,10 @@ fn spawn_from(
     let mut signals = pin!(ForkSignals::new());
     signals.as_mut().begin().at(Stage::Arguments)?;
 
-    let execve = Call::execve(addr as u64, args.argv, args.envp);
+    let execve = match template.descriptor() {
+        None => Call::execve(addr as u64, args.argv, args.envp),
+        Some(fd) => Call::execveat(fd, addr as u64, args.argv, args.envp),
+    };
     calls::ask_about_spawn(&execve)?;
     let plan = Plan::read(has(INHERIT_FDS), args.actions, args.actions_len)?;
     // A child that failed would take its PID namespace with it.
@@ -360,7 +371,7 @@ fn spawn_from(
     let template = template.clone();
     // SAFETY: The job keeps the template for longer than the bprm.
     let bprm = unsafe { Bprm::new(&template, args.argv, args.envp) };
-    let (bprm, _charge) = bprm.at(Stage::Arguments)?;
+    let (bprm, charge) = bprm.at(Stage::Arguments)?;
 
     // All that can fail for the caller's sake does so before there is a child.
     let pidfd = match args.pidfd {
@@ -377,7 +388,7 @@ fn spawn_from(
         execve,
         template,
     };
-    let (pid, file) = Spawn::start(job, signals, has(NOWAIT), pidfd.is_some())?;
+    let (pid, file) = Spawn::start(job, &charge, signals, has(NOWAIT), pidfd.is_some())?;
     if let (Some(pidfd), Some(file)) = (pidfd, file) {
         pidfd.0.fd_install(file);
     }

@@ -42,8 +42,8 @@ use kernel::{
 enum Origin {
     /// By a path, which must lead to the same file each time.
     Path,
-    /// By a descriptor; the file is where it is, whatever its names are.
-    Descriptor,
+    /// By this descriptor; the file is where it is, whatever its names are.
+    Descriptor(u32),
 }
 
 /// An executable that is ready to be started.
@@ -99,7 +99,7 @@ impl Template {
     fn from_fd(fd: u32, learn: bool) -> Result<Self> {
         let file = ExecFile::reopen(&HeldFile::from_fd(fd)?)?;
         let name = UserString::from_fmt(fmt!("/dev/fd/{fd}"))?;
-        Self::new(file, Origin::Descriptor, name, learn)
+        Self::new(file, Origin::Descriptor(fd), name, learn)
     }
 
     /// Opens the executable for one spawn, in the task that is going to execute it.
@@ -109,7 +109,7 @@ impl Template {
     pub(crate) fn open(&self) -> Result<ExecFile> {
         let opened = match self.origin {
             Origin::Path => ExecFile::open(&self.name),
-            Origin::Descriptor => ExecFile::reopen(&self.file),
+            Origin::Descriptor(_) => ExecFile::reopen(&self.file),
         };
         let file = opened.map_err(|error| if self.is_gone(error) { ESTALE } else { error })?;
 
@@ -136,6 +136,14 @@ impl Template {
             Stage::Identity
         } else {
             Stage::Exec
+        }
+    }
+
+    /// The number that named the executable, if it was a descriptor.
+    pub(crate) fn descriptor(&self) -> Option<u32> {
+        match self.origin {
+            Origin::Path => None,
+            Origin::Descriptor(fd) => Some(fd),
         }
     }
 
@@ -230,7 +238,7 @@ impl Template {
 
     /// Whether the program's `comm` comes from the file, because the name is a made-up one.
     pub(crate) fn comm_from_file(&self) -> bool {
-        matches!(self.origin, Origin::Descriptor)
+        matches!(self.origin, Origin::Descriptor(_))
     }
 }
 
