@@ -115,7 +115,8 @@ fn read(path: &Path) -> Result<Profile> {
 
 /// Profiles one method.
 fn take(ctx: &Context, args: &ProfileArgs, method: &str) -> Result<Profile> {
-    let machine = Machine { kernel_image: args.kernel_image.clone(), module: args.module.clone(), smp: 1, mem: None };
+    let (kernel_image, module) = (args.kernel_image.clone(), args.module.clone());
+    let machine = Machine { kernel_image, module, ..Machine::usual(1) };
     let mut guest = machine.guest(ctx, args.kernel, "profile")?;
     guest.payload.copy(&programs::bench(ctx)?, &Path::new(FOLDER).join("guest-bench"))?;
     programs::add_children(ctx, &mut guest.payload)?;

@@ -63,6 +63,8 @@ pub struct Guest {
     pub kernel: PathBuf,
     /// More of the kernel's command line.
     pub kernel_args: String,
+    /// More of QEMU's.
+    pub qemu_args: Vec<String>,
     /// The userland.
     pub image: Image,
     /// The program that becomes PID 1.
@@ -401,7 +403,7 @@ impl Guest {
         command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
         let drive = format!("if=none,id=root,format=raw,snapshot=on,file={}", comma(&self.image.disk));
         command.args(["-drive", &drive, "-device", "virtio-blk-pci,drive=root"]);
-        command.args(["-device", "virtio-serial-pci"]);
+        command.args(["-device", "virtio-serial-pci"]).args(&self.qemu_args);
         Ok(())
     }
 }

@@ -40,7 +40,8 @@ The command starts as root in /payload, a tmpfs, with stdin from /dev/null.
 Examples:
   cargo xtask run -- uname -a
   cargo xtask run --copy target/debug/demo -- ./demo --verbose
-  cargo xtask run --kernel upstream --copy data:/srv/data -- bash -c 'ls -l /srv/data'")]
+  cargo xtask run --kernel upstream --copy data:/srv/data -- bash -c 'ls -l /srv/data'
+  cargo xtask run --kernel-arg slab_debug=FPU --qemu-arg -device --qemu-arg virtio-rng-pci -- cat /proc/cmdline")]
 pub struct RunArgs {
     /// Which kernel; all but upstream come with the module loaded
     #[arg(long, value_enum, default_value = "patched")]
@@ -78,9 +79,20 @@ pub struct Machine {
     /// How much memory, such as 512M or 2G [default: 1G, 2G for the debug kernel]
     #[arg(long, value_name = "SIZE", value_parser = memory)]
     pub mem: Option<String>,
+    /// Add ARG to the kernel's command line, such as slab_debug=FPU; may be given several times
+    #[arg(long = "kernel-arg", value_name = "ARG", allow_hyphen_values = true)]
+    pub kernel_args: Vec<String>,
+    /// Add ARG to QEMU's command line, one word at a time, behind all others; may be given several times
+    #[arg(long = "qemu-arg", value_name = "ARG", allow_hyphen_values = true)]
+    pub qemu_args: Vec<String>,
 }
 
 impl Machine {
+    /// A machine with so many processors and otherwise as usual.
+    pub fn usual(smp: u32) -> Self {
+        Self { kernel_image: None, module: None, smp, mem: None, kernel_args: Vec::new(), qemu_args: Vec::new() }
+    }
+
     /// A guest of this kind with everything it needs, ready to be told what to do.
     pub fn guest(&self, ctx: &Context, flavor: Flavor, name: &str) -> Result<Guest> {
         let (kernel, module) = match &self.kernel_image {
@@ -91,19 +103,21 @@ impl Machine {
                 (kernel.bzimage, module)
             }
         };
-        let (mut usual, mut env, mut kernel_args) = ("1G", BTreeMap::new(), "");
+        let (mut usual, mut env, mut kernel_args) = ("1G", BTreeMap::new(), Vec::new());
         if flavor == Flavor::Debug {
             // What it keeps beside each object takes as much room again.
             usual = "2G";
             env.insert("SPAWN_TEMPLATE_SLOW".into(), SLOWNESS.to_string());
             // While the kernel finds out about the boot processor, it forgets for a moment that it has five levels of page
             // tables; KASAN takes addresses for wild ones if an interrupt comes just then.
-            kernel_args = "no5lvl";
+            kernel_args.push("no5lvl".to_owned());
         }
+        kernel_args.extend(self.kernel_args.clone());
         Ok(Guest {
             name: name.to_owned(),
             kernel,
-            kernel_args: kernel_args.into(),
+            kernel_args: kernel_args.join(" "),
+            qemu_args: self.qemu_args.clone(),
             image: image::ensure(ctx)?,
             init: programs::init(ctx)?,
             module,
@@ -187,9 +201,22 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
 }
 
+/// Half of a memory size that [`memory`] has accepted, in MiB.
+pub fn half(size: &str) -> String {
+    let (digits, unit) = size.split_at(size.len() - 1);
+    let mib = digits.parse::<u64>().unwrap_or_default() * if unit == "G" { 1024 } else { 1 };
+    format!("{}M", mib / 2)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn half_of_a_memory_size() {
+        assert_eq!(half("1G"), "512M");
+        assert_eq!(half("768M"), "384M");
+    }
 
     #[test]
     fn memory_sizes() {

@@ -148,7 +148,7 @@ fn run(
         Flavor::Upstream => (args.upstream_image.clone(), None),
         _ => (args.kernel_image.clone(), args.module.clone()),
     };
-    let machine = Machine { kernel_image, module, smp: 2, mem: None };
+    let machine = Machine { kernel_image, module, ..Machine::usual(2) };
     let mut guest = machine.guest(ctx, flavor, "selftests")?;
     guest.payload.copy(programs, &Path::new(FOLDER).join("selftests"))?;
     let missing = guest.payload.add_libraries(|name| guest.image.has_library(name))?;

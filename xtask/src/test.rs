@@ -11,7 +11,7 @@ use crate::cmd::Cmd;
 use crate::context::Context;
 use crate::kernel::{self, Flavor};
 use crate::qemu::{self, End, Guest, Outcome};
-use crate::run::Machine;
+use crate::run::{Machine, half};
 use crate::ui::Lines;
 use crate::{fuzz, image, module, programs};
 
@@ -40,6 +40,10 @@ const SMACK_ARGS: &str = "lsm=landlock,yama,smack,bpf";
 
 /// Tests with this in their names need gdb and strace, and get a boot of their own from a disk that has them.
 const DEBUGGERS: &str = "debuggers";
+
+/// Tests with this in their names need a machine of two nodes, each with a processor and half of the memory, and get a
+/// boot of their own.
+const NUMA: &str = "numa";
 
 /// A short run of `fuzz` goes with the tests; so many calls and programs started in so many seconds.
 const FUZZ: fuzz::Amount = fuzz::Amount { calls: 3000, starts: 300, seed: 1, seconds: 600 };
@@ -70,7 +74,7 @@ else
         setarch -R "$program" "$@" || status=1
     done
 fi
-/payload/guest-suite --without=smack --without=debuggers --share="$SPAWN_TEMPLATE_SHARE" "$@" || status=1
+/payload/guest-suite --without=smack --without=debuggers --without=numa --share="$SPAWN_TEMPLATE_SHARE" "$@" || status=1
 exit $status
 "#;
 
@@ -81,7 +85,7 @@ Here: rustfmt, clippy and unit tests of user space, formatting and clippy of the
 `patches check` compiles each C file of the series. In a guest with the patched
 kernel: those tests of the crate that need the system calls (userspace-lib/tests/spawn*.rs), programs that nobody has
 changed with the preload library, and the test suite, which fail as well when the kernel warns or nothing ends in time;
-tests of Smack, tests with gdb and strace, and a few thousand random calls (`fuzz`) in boots of their own. The last line sums up everything.")]
+tests of Smack, tests with gdb and strace, tests on two NUMA nodes, and a few thousand random calls (`fuzz`) in boots of their own. The last line sums up everything.")]
 pub struct TestArgs {
     /// Only this half
     #[arg(long, value_enum)]
@@ -265,7 +269,7 @@ fn guest(ctx: &Context, args: &TestArgs, flavor: Flavor, time: Option<Duration>,
     let icount = time.is_none() && qemu::counts_instead(ctx, flavor)?;
     let filter = args.filter.as_deref().unwrap_or("");
     let mut jobs: Vec<Job> = Vec::new();
-    if ![SMACK, DEBUGGERS].iter().any(|word| filter.contains(word)) && filter != FUZZ_FILTER {
+    if ![SMACK, DEBUGGERS, NUMA].iter().any(|word| filter.contains(word)) && filter != FUZZ_FILTER {
         // Few tests do not gain by a second boot.
         let shares = if filter.is_empty() { SHARES } else { 1 };
         for share in 1..=shares {
@@ -292,12 +296,17 @@ fn guest(ctx: &Context, args: &TestArgs, flavor: Flavor, time: Option<Duration>,
         let listed = Cmd::new(&suite).args(["--list", word]).read()?;
         Ok((filter.is_empty() || filter.contains(word)) && listed.lines().any(|name| name.contains(filter)))
     };
-    if has(SMACK)? {
-        let mut guest = prepared(ctx, args, flavor, icount, "test-smack")?;
-        guest.kernel_args = format!("{} {SMACK_ARGS}", guest.kernel_args);
-        guest.argv = vec!["/payload/guest-suite".into(), if filter.is_empty() { SMACK } else { filter }.into()];
-        let name = "guest with Smack: the tests came to their end and the kernel stayed quiet";
-        jobs.push(Box::new(move || boot(ctx, guest, left(), name)));
+    for (word, machine, what) in
+        [(SMACK, with_smack as fn(&mut Guest), "with Smack"), (NUMA, with_two_nodes, "with two nodes")]
+    {
+        if !has(word)? {
+            continue;
+        }
+        let mut guest = prepared(ctx, args, flavor, icount, &format!("test-{word}"))?;
+        machine(&mut guest);
+        guest.argv = vec!["/payload/guest-suite".into(), if filter.is_empty() { word } else { filter }.into()];
+        let name = format!("guest {what}: the tests came to their end and the kernel stayed quiet");
+        jobs.push(Box::new(move || boot(ctx, guest, left(), &name)));
     }
     if has(DEBUGGERS)? {
         match image::ensure_with_debuggers(ctx) {
@@ -325,6 +334,23 @@ fn guest(ctx: &Context, args: &TestArgs, flavor: Flavor, time: Option<Duration>,
         tally.add(result?);
     }
     Ok(())
+}
+
+/// Makes Smack the guest's security module.
+fn with_smack(guest: &mut Guest) {
+    guest.kernel_args = format!("{} {SMACK_ARGS}", guest.kernel_args);
+}
+
+/// Gives the guest two nodes.
+fn with_two_nodes(guest: &mut Guest) {
+    guest.smp = 2;
+    // Processors of one package belong to one node.
+    guest.qemu_args.extend(["-smp".into(), "2,sockets=2".into()]);
+    let size = half(&guest.mem);
+    for (node, name) in ["a", "b"].into_iter().enumerate() {
+        guest.qemu_args.extend(["-object".into(), format!("memory-backend-ram,id={name},size={size}")]);
+        guest.qemu_args.extend(["-numa".into(), format!("node,memdev={name},cpus={node}")]);
+    }
 }
 
 /// A boot, and what its tests came to.

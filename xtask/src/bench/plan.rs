@@ -102,7 +102,7 @@ impl Plan {
     pub fn machine(&self, args: &BenchArgs) -> Machine {
         let (kernel_image, module) = (args.kernel_image.clone(), args.module.clone());
         let mem = (self.subject == Subject::Sizes).then(|| sizes::MEMORY.into());
-        Machine { kernel_image, module, smp: self.subject.processors(self.unit), mem }
+        Machine { kernel_image, module, mem, ..Machine::usual(self.subject.processors(self.unit)) }
     }
 }
 
