@@ -39,14 +39,19 @@ impl Cgroup {
         File::open(&self.0)
     }
 
+    /// The path of one of its files.
+    pub fn path(&self, name: &str) -> String {
+        format!("{}/{name}", self.0)
+    }
+
     /// One of its files.
     pub fn read(&self, name: &str) -> io::Result<String> {
-        Ok(fs::read_to_string(format!("{}/{name}", self.0))?.trim_end().to_owned())
+        Ok(fs::read_to_string(self.path(name))?.trim_end().to_owned())
     }
 
     /// Sets one of its files.
     pub fn write(&self, name: &str, value: &str) -> io::Result<()> {
-        fs::write(format!("{}/{name}", self.0), value)
+        fs::write(self.path(name), value)
     }
 
     /// A number in one of its files: the whole of it, or what stands behind `key` in a line.

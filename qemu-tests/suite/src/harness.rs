@@ -202,8 +202,14 @@ pub fn open_fds() -> io::Result<BTreeMap<RawFd, String>> {
 /// user.
 #[track_caller]
 pub fn in_worker(body: impl FnOnce() -> Outcome) -> Outcome {
+    in_worker_for(60, body)
+}
+
+/// The same with another time limit than 60 seconds.
+#[track_caller]
+pub fn in_worker_for(seconds: u32, body: impl FnOnce() -> Outcome) -> Outcome {
     let place = failed("");
-    match isolated(patience(60), body)? {
+    match isolated(patience(seconds), body)? {
         Ok(()) => Ok(()),
         Err(Stop::Failed(message)) => match place {
             Stop::Failed(place) | Stop::Skipped(place) => Err(Stop::Failed(format!("{place}in the worker: {message}"))),
@@ -259,6 +265,7 @@ pub fn patience(seconds: u32) -> u32 {
 /// Forks, runs `body` there with a time limit, and brings its outcome back.
 fn isolated(seconds: u32, body: impl FnOnce() -> Outcome) -> io::Result<Outcome> {
     let (reader, writer) = os::pipe()?;
+    let before = children()?;
     let pid = os::fork()?;
     if pid == 0 {
         drop(reader);
@@ -272,7 +279,7 @@ fn isolated(seconds: u32, body: impl FnOnce() -> Outcome) -> io::Result<Outcome>
         os::kill(-pid, libc::SIGKILL).or_else(|_| os::kill(pid, libc::SIGKILL))?;
     }
     let (_, status) = os::waitpid(pid, 0)?;
-    let orphans = kill_children()?;
+    let orphans = kill_children(&before)?;
     if !ended {
         return Ok(Err(Stop::Failed(format!("did not end within {seconds} seconds"))));
     }
@@ -319,18 +326,22 @@ fn run_here(body: impl FnOnce() -> Outcome, report: OwnedFd) -> i32 {
     1
 }
 
-/// Kills and reaps every process that a finished test left to us, and says how many there were.
-fn kill_children() -> io::Result<usize> {
+/// Kills and reaps every process that a finished test left to us, and says how many there were. Children that we had
+/// before are spared.
+fn kill_children(before: &[i32]) -> io::Result<usize> {
     let mut count = 0;
-    while os::has_children()? {
-        for pid in children()? {
-            let _ = os::kill(pid, libc::SIGKILL);
+    loop {
+        let left: Vec<i32> = children()?.into_iter().filter(|pid| !before.contains(pid)).collect();
+        if left.is_empty() {
+            return Ok(count);
         }
-        // A half-made child reaps itself, which is no error here.
-        let _ = os::waitpid(-1, libc::__WALL);
-        count += 1;
+        for pid in left {
+            let _ = os::kill(pid, libc::SIGKILL);
+            // A half-made child reaps itself, which is no error here.
+            let _ = os::waitpid(pid, libc::__WALL);
+            count += 1;
+        }
     }
-    Ok(count)
 }
 
 /// The pids of this process's children, running or not.

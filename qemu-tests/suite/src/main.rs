@@ -9,6 +9,7 @@ mod accounting;
 mod actions;
 mod aslr;
 mod attach_storm;
+mod attack;
 mod attributes;
 mod audit;
 mod audit_actions;
@@ -30,6 +31,7 @@ mod fdinfo;
 mod fds;
 mod fields;
 mod filter;
+mod fuse;
 mod harness;
 mod held;
 mod hold;
@@ -139,6 +141,8 @@ const FILES: &[&[Test]] = &[
     seccomp_tsync::TESTS,
     landlock::TESTS,
     smack::TESTS,
+    attack::TESTS,
+    attack::label::TESTS,
     tracepoints::TESTS,
     syscall_tracepoints::TESTS,
     hooks::TESTS,

@@ -235,6 +235,17 @@ pub fn readable(fd: RawFd, ms: i32) -> io::Result<bool> {
     }
 }
 
+/// `poll`, begun again when a signal comes.
+pub fn poll(entries: &mut [libc::pollfd], ms: i32) -> io::Result<()> {
+    loop {
+        // SAFETY: pointer and length are one slice's.
+        match check(unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as libc::nfds_t, ms) }) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other.map(drop),
+        }
+    }
+}
+
 /// Takes over a descriptor that a call has just returned.
 fn own(fd: RawFd) -> OwnedFd {
     // SAFETY: callers pass numbers fresh from the kernel, which nobody else owns yet.

@@ -15,7 +15,7 @@ tests!("smack": other_label, label_of_the_executable, label_is_inherited, execut
 const LABEL: &str = "/proc/self/attr/smack/current";
 
 /// Skips the test on a kernel where Smack is not active.
-fn needs_smack() -> Outcome {
+pub fn needs_smack() -> Outcome {
     let active = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
     if active.split(',').any(|name| name.trim() == "smack") {
         Ok(())
