@@ -355,9 +355,25 @@ pub fn children() -> io::Result<Vec<i32>> {
     Ok(pids)
 }
 
+/// What a test writes to the kernel log before and after something that the kernel is to complain about.
+const WANTED: [&str; 2] =
+    ["guest-suite: complaints are wanted from here", "guest-suite: no more complaints are wanted"];
+
+/// Runs what the kernel warns of at length although all is as it should be, such as a process being killed for want of
+/// memory. What it never says of a kernel that works is still found on the console.
+pub fn with_complaints<T>(body: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+    let say = |what: &str| fs::write("/dev/kmsg", format!("<6>{what}"));
+    say(WANTED[0])?;
+    let outcome = body();
+    say(WANTED[1])?;
+    outcome
+}
+
 /// Follows the kernel log.
 struct KernelLog {
     file: File,
+    /// Whether a test wants complaints now.
+    wanted: bool,
 }
 
 impl KernelLog {
@@ -365,16 +381,24 @@ impl KernelLog {
     fn open() -> io::Result<KernelLog> {
         let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg")?;
         file.seek(SeekFrom::End(0))?;
-        Ok(KernelLog { file })
+        Ok(KernelLog { file, wanted: false })
     }
 
-    /// What has been logged since the last call and should not have been.
+    /// What has been logged since the last call and should not have been. A test that was killed wants nothing any more.
     fn complaints(&mut self) -> Vec<String> {
         let (mut found, mut record) = (Vec::new(), [0; 8192]);
+        self.wanted = false;
         loop {
             match self.file.read(&mut record) {
                 Ok(0) => return found,
-                Ok(n) => found.extend(complaint(&String::from_utf8_lossy(&record[..n]))),
+                Ok(n) => {
+                    let record = String::from_utf8_lossy(&record[..n]);
+                    match WANTED.iter().position(|mark| record.contains(mark)) {
+                        Some(mark) => self.wanted = mark == 0,
+                        None if self.wanted => {}
+                        None => found.extend(complaint(&record)),
+                    }
+                }
                 // The oldest records were overwritten; go on with what is there.
                 Err(e) if e.raw_os_error() == Some(libc::EPIPE) => {}
                 Err(_) => return found,

@@ -53,8 +53,10 @@ mod module;
 mod mounts;
 mod newtask;
 mod nowait;
+mod numa;
 mod order;
 mod os;
+mod outlived;
 mod own_program;
 mod parallel;
 mod parent_that_execs;
@@ -143,6 +145,8 @@ const FILES: &[&[Test]] = &[
     smack::TESTS,
     attack::TESTS,
     attack::label::TESTS,
+    outlived::TESTS,
+    numa::TESTS,
     tracepoints::TESTS,
     syscall_tracepoints::TESTS,
     hooks::TESTS,

@@ -56,6 +56,11 @@ impl Means {
         Ok(Means { gate, fuse: Fuse::mount(name, true)?, group, procs, freeze })
     }
 
+    /// Thaws the control group.
+    pub fn thaw(&self) -> io::Result<()> {
+        self.set_frozen(false)
+    }
+
     fn set_frozen(&self, frozen: bool) -> io::Result<()> {
         self.freeze.write_all_at(if frozen { b"1" } else { b"0" }, 0)
     }
@@ -120,7 +125,7 @@ impl HoldUp {
         match self {
             HoldUp::Fuse => return Ok(means.fuse.release()?),
             HoldUp::Stop => os::kill(held.pid, libc::SIGCONT)?,
-            HoldUp::Freezer => means.set_frozen(false)?,
+            HoldUp::Freezer => means.thaw()?,
             _ => {}
         }
         let mut gate = None;

@@ -10,10 +10,10 @@ mod caller;
 mod calls;
 mod exploit;
 pub mod holdup;
-mod interface;
+pub mod interface;
 pub mod label;
-mod program;
-mod stops;
+pub mod program;
+pub mod stops;
 
 use std::cell::Cell;
 use std::fs::{self, File};
@@ -34,6 +34,7 @@ use crate::{same, tests};
 tests!("attack":
     set_user_id_program [180], program_with_a_file_capability [180], execute_only_program [180], by_another_thread [180],
     on_a_set_user_id_program_for_root, every_interface_works,
+    killed_while_held_up,
 );
 
 /// Who attacks, and whose child it is.
@@ -253,6 +254,14 @@ impl Scene {
 /// Every cell of a kind of program; the attacker is another process than the caller.
 fn by_another_process(program: Program) -> Outcome {
     let scene = Scene::new(program)?;
+    with_caller(&scene, |caller| {
+        same!(scene.cells(caller, &HOLD_UPS)?, CELLS, "number of cells");
+        Ok(())
+    })
+}
+
+/// Starts a caller and an attacker, both processes of the user.
+fn with_caller(scene: &Scene, attack: impl FnOnce(&Caller) -> Outcome) -> Outcome {
     let (ours, theirs) = os::socketpair()?;
     let pid = os::fork()?;
     if pid == 0 {
@@ -264,8 +273,7 @@ fn by_another_process(program: Program) -> Outcome {
     let caller = Caller::new(pid, ours);
     let outcome = in_worker_for(180, || {
         os::become_user(USER)?;
-        same!(scene.cells(&caller, &HOLD_UPS)?, CELLS, "number of cells");
-        Ok(())
+        attack(&caller)
     });
     // The caller ends when nobody is left to tell it what to do.
     drop(caller);
@@ -297,6 +305,50 @@ fn by_another_thread() -> Outcome {
         })?;
     }
     Ok(())
+}
+
+/// A child is killed wherever it is held up, and leaves nothing.
+fn killed_while_held_up() -> Outcome {
+    const REFERENCES: &str = "/sys/module/spawn_template/refcnt";
+    const TIMES: usize = 3;
+    let scene = Scene::new(Program::SetUserId)?;
+    let references = || fs::read_to_string(REFERENCES);
+    with_caller(&scene, |caller| {
+        let mut checks = Checks::default();
+        for hold_up in HOLD_UPS {
+            let mut before = String::new();
+            for time in 0..TIMES {
+                let held = hold_up.hold(&scene.means, caller, true)?;
+                if !held.is_held {
+                    checks.fail(format!("{}: the child is not held up", hold_up.name()));
+                }
+                os::kill(held.pid, libc::SIGKILL)?;
+                if stops::is_mine(held.pid) {
+                    stops::next(held.pid, TIME)?;
+                }
+                // The file system has its request already, and is waited for.
+                if hold_up == HoldUp::Fuse {
+                    scene.means.fuse.release()?;
+                }
+                let status = caller.wait()?;
+                if hold_up == HoldUp::Freezer {
+                    scene.means.thaw()?;
+                }
+                same!(status, Status::Signaled(libc::SIGKILL), "{}: status", hold_up.name());
+                if fs::exists(format!("/proc/{}", held.pid))? {
+                    checks.fail(format!("{}: the child is still there", hold_up.name()));
+                }
+                if time == 0 {
+                    before = references()?;
+                }
+            }
+            let after = references()?;
+            if after != before {
+                checks.fail(format!("{}: {before} references to the module became {after}", hold_up.name()));
+            }
+        }
+        checks.finish()
+    })
 }
 
 /// That nothing is seen means something only where there is something to be seen: root sees all of a running program.
