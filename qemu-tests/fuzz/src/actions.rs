@@ -9,7 +9,7 @@ use crate::sys;
 use crate::world::{Kind, NEW, SCRATCH, USER};
 
 impl Generator<'_> {
-    /// Some actions. None of them waits for long, but OPEN of a FIFO in a worker that is killed.
+    /// Some actions. None of them waits for long, but OPEN of a FIFO in a worker that is killed or attacked.
     pub fn actions(&mut self, nowait: bool) -> Vec<spawn_template_action> {
         let count = match self.rng.below(100) {
             0..20 => 0,
@@ -233,7 +233,10 @@ impl Generator<'_> {
                 NEW.into()
             }
             4 => {
-                let blocks = self.world.kind == Kind::Killed && !nowait && self.rng.percent(50);
+                let kind = self.world.kind;
+                // An attacker lets those go on that wait.
+                let is_ended = kind == Kind::Attacked || (kind == Kind::Killed && !nowait);
+                let blocks = is_ended && self.rng.percent(50);
                 flags |= if blocks { 0 } else { libc::O_NONBLOCK };
                 format!("{SCRATCH}/fifo")
             }

@@ -3,11 +3,17 @@
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use crate::arena::Arena;
+use crate::attacker;
 use crate::call::{Call, Create, Spawn, UNTOUCHED};
 use crate::sys::{self, Ended};
-use crate::world::{self, World};
+use crate::world::{self, Kind, World};
+
+/// How long a child that has failed may be kept by its tracer.
+const TRACED: Duration = Duration::from_secs(20);
 
 /// How many errno values there are.
 const ERRORS: usize = 134;
@@ -16,6 +22,8 @@ const ERRORS: usize = 134;
 pub struct Totals {
     /// Calls that have returned.
     pub calls: AtomicU64,
+    /// What was done to children from outside.
+    pub attacks: attacker::Counts,
     /// Programs that have been started.
     pub starts: AtomicU64,
     /// Templates that have been made.
@@ -31,6 +39,7 @@ pub const STAGES: [&str; 6] = ["none", "arguments", "identity", "create", "actio
 const NONE: usize = 0;
 const ARGUMENTS: usize = 1;
 const IDENTITY: usize = 2;
+const CREATE: usize = 3;
 const ACTION: usize = 4;
 const EXEC: usize = 5;
 
@@ -147,13 +156,18 @@ impl Caller<'_> {
         }
         self.totals.calls.fetch_add(1, Relaxed);
         if alone {
-            no_children()?;
+            no_children(self.is_traced())?;
             let now = sys::lowest_free().map_err(broken("cannot duplicate 0"))?;
             if now != free {
                 return Err(format!("the lowest unused descriptor was {free} before and is {now} now"));
             }
         }
         Ok(())
+    }
+
+    /// Whether a child may have a tracer, for whom one that has failed waits.
+    fn is_traced(&self) -> bool {
+        self.world.kind == Kind::Attacked
     }
 
     fn fails(&self, error: i32) {
@@ -227,7 +241,9 @@ impl Caller<'_> {
                 if let Some(result) = result {
                     return self.judge_result(call, arena, result, error);
                 }
-                if SPAWN_ERRORS.iter().any(|errors| errors.contains(&error)) || (error == libc::EINTR && call.limited) {
+                if SPAWN_ERRORS.iter().any(|errors| errors.contains(&error))
+                    || (error == libc::EINTR && self.may_die(call))
+                {
                     Ok(())
                 } else {
                     Err(format!("errno {error} is none of those that spawn has"))
@@ -266,7 +282,16 @@ impl Caller<'_> {
         ended.ok_or_else(|| "waitid of a pidfd that is readable returns no child".into())
     }
 
+    /// Whether something else than the call may end the child.
+    fn may_die(&self, call: &Spawn) -> bool {
+        call.limited || self.world.kind == Kind::Attacked
+    }
+
     fn judge_end(&self, call: &Spawn, ended: Ended) -> Verdict {
+        // Who killed it does not say whether the program had started.
+        if self.world.kind == Kind::Attacked && ended.status == -libc::SIGKILL {
+            return Ok(());
+        }
         // Without limits nothing of what calls do harms the program, but who does not wait can have a child that fails.
         let did_not_start = call.nowait && ended.status == 127;
         if call.must_not_start && !did_not_start {
@@ -308,7 +333,9 @@ impl Caller<'_> {
         // Limits can leave the program no room for its stack, which exec finds when it writes there.
         let no_stack = stage == EXEC && error == libc::EFAULT && call.limited;
         // A limit of real-time kills who is over it, whatever it is doing.
-        let killed = [ACTION, EXEC].contains(&stage) && error == libc::EINTR && call.limited;
+        // An attacker's signal can come before the first action.
+        let early = stage == CREATE && self.world.kind == Kind::Attacked;
+        let killed = (early || [ACTION, EXEC].contains(&stage)) && error == libc::EINTR && self.may_die(call);
         let known = errors.contains(&error) || no_stack || killed;
         if (stage == NONE) != (error == 0) || (error != 0 && !known) {
             return wrong("that stage has no such error");
@@ -335,11 +362,15 @@ impl Caller<'_> {
     }
 }
 
-/// Fails when the process has a child.
-pub fn no_children() -> Verdict {
-    match sys::reap_any() {
-        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(()),
-        Err(error) => Err(format!("waitid: {error}")),
-        Ok(ended) => Err(format!("there is a child that no call returned: {ended:?}")),
+/// Fails when the process has a child; one that has a tracer goes a little later.
+pub fn no_children(is_traced: bool) -> Verdict {
+    let begun = Instant::now();
+    loop {
+        match sys::reap_any() {
+            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(()),
+            Err(error) => return Err(format!("waitid: {error}")),
+            Ok(None) if is_traced && begun.elapsed() < TRACED => sleep(Duration::from_millis(1)),
+            Ok(ended) => return Err(format!("there is a child that no call returned: {ended:?}")),
+        }
     }
 }

@@ -3,11 +3,12 @@
 //!
 //! A call is a function of the seed and its index, so any of them can be made again alone. Workers make them: processes
 //! of root and of an ordinary user, with one thread or several, some of which are killed, exec or exit in the middle of
-//! a call. After each call the outcome is held against what the interface promises, and at the end what the kernel holds
+//! a call, and some of which have children that another process opens, attaches to, stops, freezes and kills. After each call the outcome is held against what the interface promises, and at the end what the kernel holds
 //! against what it held at the beginning. The last line says how it went, and the exit status is 0 if all was well.
 
 mod actions;
 mod arena;
+mod attacker;
 mod call;
 mod check;
 mod holdings;
@@ -33,6 +34,9 @@ const USAGE: &str = "guest-fuzz [--seed N] [--calls N] [--starts N] [--seconds N
 
 /// How many workers live at the same time.
 const WORKERS: usize = 2;
+
+/// One batch of so many is made by a worker whose children are attacked.
+const ATTACKED: u64 = 8;
 
 /// How many calls a worker makes.
 const BATCH: u64 = 200;
@@ -96,7 +100,7 @@ fn run(options: Options) -> Result<(), String> {
     sys::prctl(libc::PR_SET_CHILD_SUBREAPER, 1).map_err(failed("cannot adopt orphans"))?;
     sys::block_sigchld(true).map_err(failed("cannot block SIGCHLD"))?;
     let shared: &'static Shared = sys::shared().map_err(failed("no shared memory"))?;
-    world::prepare().map_err(failed("cannot prepare the scratch folder"))?;
+    world::prepare(WORKERS).map_err(failed("cannot prepare the scratch folder"))?;
     let settings = Settings {
         seed: options.seed,
         patience: PATIENCE * slow,
@@ -109,7 +113,7 @@ fn run(options: Options) -> Result<(), String> {
         let Work { kind, .. } = run.work(index / BATCH);
         run.rest.push_back(Work { kind, begin: index, end: index + 1, delay: 1_000_000 });
         run.until(|run| run.rest.is_empty())?;
-        return world::remove().map_err(failed("cannot remove the scratch folder"));
+        return world::remove(WORKERS).map_err(failed("cannot remove the scratch folder"));
     }
 
     // Caches fill up first.
@@ -125,10 +129,19 @@ fn run(options: Options) -> Result<(), String> {
     let (calls, starts) = (run.calls() - calls, run.starts() - starts);
     run.show_totals();
     run.compare(&before, calls)?;
-    world::remove().map_err(failed("cannot remove the scratch folder"))?;
-    let summary = format!("{calls} calls, {starts} programs started, {} s, seed {}", run.seconds(), options.seed);
+    world::remove(WORKERS).map_err(failed("cannot remove the scratch folder"))?;
+    let attacks: u64 = shared.totals.attacks.iter().map(|count| count.load(Relaxed)).sum();
+    let seconds = run.seconds();
+    let summary =
+        format!("{calls} calls, {starts} programs started, {attacks} attacks, {seconds} s, seed {}", options.seed);
     if calls < options.calls || starts < options.starts {
         return Err(format!("{} calls and {} starts were asked for: {summary}", options.calls, options.starts));
+    }
+    if shared.totals.attacks[attacker::STUCK].load(Relaxed) != 0 {
+        return Err(format!("a child did not stop for its tracer: {summary}"));
+    }
+    if attacks == 0 {
+        return Err(format!("nobody has attacked a child: {summary}"));
     }
     println!("ok random calls: {summary}; nothing is left behind");
     Ok(())
@@ -179,6 +192,8 @@ impl Run {
     fn work(&self, batch: u64) -> Work {
         let mut rng = Rng::new(self.settings.seed, WORKER_STREAMS + batch);
         let kind = match rng.below(100) {
+            // However short a run is, some of its children are attacked.
+            _ if batch % ATTACKED == 1 => Kind::Attacked,
             0..50 => Kind::Root,
             50..76 => Kind::User,
             76..92 => Kind::Threads,
@@ -240,6 +255,11 @@ impl Run {
         let pid = sys::fork()?;
         if pid == 0 {
             sys::exit(worker::main(self.settings, work, slot, state, &self.shared.totals));
+        }
+        // It ends by itself when the worker has, and is reaped as an orphan.
+        if work.kind == Kind::Attacked && sys::fork()? == 0 {
+            let rng = Rng::new(self.settings.seed, 3 * WORKER_STREAMS + work.begin);
+            sys::exit(attacker::main(pid, slot, rng, &self.shared.totals.attacks));
         }
         Ok(Worker { pid, slot, work, progress: (Instant::now(), work.begin), kill_at: None })
     }
@@ -339,5 +359,11 @@ impl Run {
             .collect();
         println!("templates made: {}; spawns by stage: {}", totals.templates.load(Relaxed), stages.join(", "));
         println!("failed calls by errno: {}", errors.join(", "));
+        let attacks: Vec<String> = attacker::NAMES
+            .iter()
+            .zip(&totals.attacks)
+            .map(|(name, count)| format!("{name} {}", count.load(Relaxed)))
+            .collect();
+        println!("children attacked: {}", attacks.join(", "));
     }
 }

@@ -154,6 +154,36 @@ pub fn pidfd_open(pid: i64) -> io::Result<RawFd> {
     }
 }
 
+/// Sends a signal to the process of a pidfd.
+pub fn pidfd_kill(pidfd: RawFd, signal: c_int) -> io::Result<()> {
+    let none = std::ptr::null::<u8>();
+    // SAFETY: a null siginfo is allowed.
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, signal, none, 0) } as c_int).map(drop)
+}
+
+/// ptrace(2) without address and data.
+pub fn ptrace(request: libc::c_uint, pid: pid_t) -> io::Result<()> {
+    // SAFETY: only used for requests that take numbers.
+    check(unsafe { libc::ptrace(request, pid, 0, 0) } as c_int).map(drop)
+}
+
+/// Reads a word of a tracee, if there is one.
+pub fn peek(pid: pid_t, address: u64) {
+    let mut word = 0u64;
+    // SAFETY: the kernel writes to a live local; it checks the address.
+    unsafe { libc::syscall(libc::SYS_ptrace, libc::PTRACE_PEEKDATA, pid, address, &raw mut word) };
+}
+
+/// Whether a tracee has ended (true) or stopped (false), or nothing if neither.
+pub fn stopped_or_gone(pid: pid_t) -> io::Result<Option<bool>> {
+    let mut status = 0;
+    // SAFETY: the status is a live local.
+    match check(unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG | libc::__WALL) })? {
+        0 => Ok(None),
+        _ => Ok(Some(!libc::WIFSTOPPED(status))),
+    }
+}
+
 /// Waits for the child of a pidfd.
 pub fn reap(pidfd: RawFd) -> io::Result<Option<Ended>> {
     wait(libc::P_PIDFD, pidfd as libc::id_t, 0)

@@ -120,7 +120,7 @@ fn run(settings: Settings, work: Work, number: usize, slot: &Slot, totals: &Tota
             calls(&caller, seed, work.begin..work.end, || _ = slot.next.fetch_add(1, Relaxed))?;
         }
     }
-    check::no_children()?;
+    check::no_children(work.kind == Kind::Attacked)?;
     if let Some(reason) = world.miscounted().map_err(|error| error.to_string())? {
         return Err(reason);
     }

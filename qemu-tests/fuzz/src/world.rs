@@ -19,6 +19,11 @@ pub const CHILDREN: &str = "/payload/children";
 /// A cgroup to be born in, and one that takes nobody.
 const CGROUP: &str = "/sys/fs/cgroup/fuzz";
 const FULL_CGROUP: &str = "/sys/fs/cgroup/fuzz-full";
+/// Where an attacker freezes the children of the worker in a slot.
+pub fn attacked_cgroup(slot: usize) -> String {
+    format!("/sys/fs/cgroup/fuzz-attacked-{slot}")
+}
+
 /// Who unprivileged workers are.
 pub const USER: u32 = 1000;
 
@@ -37,6 +42,8 @@ pub enum Kind {
     Execs,
     /// The same, by a thread that exits the process.
     Exits,
+    /// Root, whose children another process attacks.
+    Attacked,
 }
 
 impl Kind {
@@ -61,7 +68,7 @@ fn write(path: &str, text: &[u8], mode: u32) -> io::Result<()> {
 }
 
 /// Makes the scratch folder and the cgroups. There is nothing of an earlier run.
-pub fn prepare() -> io::Result<()> {
+pub fn prepare(slots: usize) -> io::Result<()> {
     fs::create_dir(SCRATCH)?;
     for (name, mode) in [("new", 0o777), ("dir", 0o755), ("locked", 0o700)] {
         let path = format!("{SCRATCH}/{name}");
@@ -87,6 +94,9 @@ pub fn prepare() -> io::Result<()> {
     for path in [CGROUP, FULL_CGROUP] {
         fs::create_dir(path)?;
     }
+    for slot in 0..slots {
+        fs::create_dir(attacked_cgroup(slot))?;
+    }
     // Without the controller, it is an ordinary one.
     fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+pids").ok();
     fs::write(format!("{FULL_CGROUP}/pids.max"), "0").ok();
@@ -94,7 +104,10 @@ pub fn prepare() -> io::Result<()> {
 }
 
 /// Removes what `prepare` made.
-pub fn remove() -> io::Result<()> {
+pub fn remove(slots: usize) -> io::Result<()> {
+    for slot in 0..slots {
+        fs::remove_dir(attacked_cgroup(slot))?;
+    }
     fs::remove_dir_all(SCRATCH)?;
     fs::remove_dir(CGROUP)?;
     fs::remove_dir(FULL_CGROUP)
