@@ -23,7 +23,7 @@ pub struct Line {
 }
 
 impl Line {
-    /// Reads a line: "COMM-PID CPU FLAGS TIME: NAME: FIELDS", or with "NAME <-CALLER" or "NAME(...)" at the end.
+    /// Reads a line: "COMM-PID \[CPU\] FLAGS TIME: NAME: FIELDS", or with "NAME <-CALLER" or "NAME(...)" at the end.
     fn parse(line: &str) -> Option<Line> {
         let (task, rest) = line.split_once(" [")?;
         let pid = task.trim_end().rsplit('-').next()?.parse().ok()?;
