@@ -61,7 +61,8 @@ fn rust_facts() -> Facts {
             envp: u64,
             actions: u64,
             actions_len: u64,
-            reserved: [u64; 4],
+            template_id: u64,
+            reserved: [u64; 3],
             result: u64,
             result_size: u64,
         }
@@ -81,6 +82,7 @@ fn rust_facts() -> Facts {
         SPAWN_TEMPLATE_SPAWN_INHERIT_FDS,
         SPAWN_TEMPLATE_SPAWN_NOWAIT,
         SPAWN_TEMPLATE_SPAWN_NO_PIDFD,
+        SPAWN_TEMPLATE_SPAWN_CHECK_ID,
         SPAWN_TEMPLATE_SPAWN_ARGS_SIZE_VER0,
         SPAWN_TEMPLATE_SPAWN_ARGS_SIZE_VER1,
         SPAWN_TEMPLATE_STAGE_NONE,
@@ -205,7 +207,7 @@ fn the_c_example_of_the_readme_compiles() {
     let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
     let text = std::fs::read_to_string(readme).unwrap();
     let example = text.split_once("```c\n").unwrap().1.split_once("```").unwrap().0;
-    let main = "\nint main(void)\n{\n\tint pidfd;\n\n\treturn echo_once(&pidfd) == 0;\n}\n";
+    let main = "\nint main(void)\n{\n\tint pidfd;\n\n\treturn echo_once(473, 474, &pidfd) == 0;\n}\n";
     // syscall() is no part of the C standards.
     let source = common::source("readme.c", &format!("#define _GNU_SOURCE\n{example}{main}"));
     common::compile("cc", "c11", &source, "readme");

@@ -17,16 +17,18 @@ pub fn c_path(path: &str) -> CString {
 
 /// spawn_template_create(2) as it is: a descriptor or the errno.
 pub fn create(args: u64, size: u64) -> Result<RawFd, i32> {
+    let kernel = spawn_template::Kernel::get().ok_or(libc::ENOSYS)?;
     // SAFETY: the kernel only reads, and checks every address.
-    let fd = unsafe { libc::syscall(spawn_template::sys::NR_SPAWN_TEMPLATE_CREATE, args, size) };
+    let fd = unsafe { libc::syscall(kernel.create, args, size) };
     if fd < 0 { Err(errno()) } else { Ok(fd as RawFd) }
 }
 
 /// spawn_template_spawn(2) as it is: a process id or the errno. What the structure at `args` has for results has to be
 /// memory of an arena, or none.
 pub fn spawn(template: RawFd, args: u64, size: u64) -> Result<i64, i32> {
+    let kernel = spawn_template::Kernel::get().ok_or(libc::ENOSYS)?;
     // SAFETY: the kernel checks every address, and writes only to memory that holds nothing else.
-    let pid = unsafe { libc::syscall(spawn_template::sys::NR_SPAWN_TEMPLATE_SPAWN, template, args, size) };
+    let pid = unsafe { libc::syscall(kernel.spawn, template, args, size) };
     if pid < 0 { Err(errno()) } else { Ok(pid) }
 }
 
