@@ -10,6 +10,7 @@ use libc::c_int;
 use crate::command::Task;
 use crate::environment::Environment;
 use crate::fork_exec::duplicate_above;
+use crate::process;
 use crate::raw::{Request, address};
 use crate::stdio::Kind;
 use crate::uapi::*;
@@ -473,14 +474,9 @@ fn may_drop_groups(command: &Command<'_>) -> bool {
     !command.nowait || unsafe { libc::geteuid() } == 0
 }
 
-/// The nice value of the calling thread, which the child would inherit.
+/// The nice value that the child is born with.
 fn current_nice() -> Result<i32, Error> {
-    // SAFETY: plain numbers. The C library's getpriority() cannot tell -1 from an error so easily.
-    match unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, 0) } {
-        // The kernel returns 20 - nice, 1 to 40.
-        value @ 1..=40 => Ok(20 - value as i32),
-        _ => Err(Error::os(Call::Priority, io::Error::last_os_error())),
-    }
+    process::nice_of_child().map_err(|errno| Error::os(Call::Priority, io::Error::from_raw_os_error(errno)))
 }
 
 #[cfg(test)]

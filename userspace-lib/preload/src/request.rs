@@ -106,13 +106,8 @@ fn scheduling(attributes: &Attributes) -> Result<Option<libc::sched_attr>, Reaso
     };
     // A number below zero becomes too large a one, which is the same error.
     let priority = attributes.priority as u32;
-    // Unlike those two calls an action sets the nice value as well, so this is the caller's.
-    // SAFETY: plain numbers.
-    let nice = match unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, 0) } {
-        // The kernel's answer is 1 for a nice value of 19, 40 for -20.
-        answer @ 1..=40 => 20 - answer as i32,
-        _ => return Err(Reason::Other),
-    };
+    // Unlike those two calls an action sets the nice value as well, so this is the one that the child is born with.
+    let nice = spawn_template::process::nice_of_child().map_err(|_| Reason::Other)?;
     Ok(Some(libc::sched_attr {
         size: size_of::<libc::sched_attr>() as u32,
         sched_policy: policy as u32,
