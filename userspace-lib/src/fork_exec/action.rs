@@ -55,12 +55,12 @@ pub(super) fn changes_ids(action: &spawn_template_action) -> bool {
     types.contains(&action.type_)
 }
 
-/// Performs one action. `mask` is what the program starts with, `file` the descriptor of the executable or -1.
+/// Performs one action. `mask` is what the program starts with, `keep` the descriptors that stay open; -1 is none.
 ///
 /// # Safety
 ///
 /// As [`spawn`](super::spawn).
-pub(super) unsafe fn perform(action: &spawn_template_action, mask: &mut u64, file: RawFd) -> Result<(), c_int> {
+pub(super) unsafe fn perform(action: &spawn_template_action, mask: &mut u64, keep: [RawFd; 2]) -> Result<(), c_int> {
     let (fd, arg) = (action.fd as usize, action.arg as usize);
     let (number, args) = match action.type_ {
         SPAWN_TEMPLATE_ACTION_CLOSE => {
@@ -77,7 +77,7 @@ pub(super) unsafe fn perform(action: &spawn_template_action, mask: &mut u64, fil
         SPAWN_TEMPLATE_ACTION_CHDIR => (libc::SYS_chdir, [arg, 0, 0, 0, 0]),
         // SAFETY: the caller answers for the action.
         SPAWN_TEMPLATE_ACTION_OPEN => return unsafe { open(action) },
-        SPAWN_TEMPLATE_ACTION_CLOSE_RANGE => return close_range_around(action, file),
+        SPAWN_TEMPLATE_ACTION_CLOSE_RANGE => return close_range_around(action, keep),
         SPAWN_TEMPLATE_ACTION_SIGMASK => {
             // SAFETY: the caller answers for the action.
             *mask = unsafe { signals(action) };
@@ -119,19 +119,24 @@ pub(super) unsafe fn perform(action: &spawn_template_action, mask: &mut u64, fil
     unsafe { call(number, args) }.map(drop)
 }
 
-/// `close_range(2)` around the executable.
-fn close_range_around(action: &spawn_template_action, file: RawFd) -> Result<(), c_int> {
+/// `close_range(2)` around what stays open.
+fn close_range_around(action: &spawn_template_action, mut keep: [RawFd; 2]) -> Result<(), c_int> {
     // -1 is the highest number.
-    let (first, last) = (action.fd as u32, action.newfd as u32);
-    let cloexec = action.flags & libc::CLOSE_RANGE_CLOEXEC != 0;
-    let executable = u32::try_from(file).ok().filter(|file| !cloexec && (first..=last).contains(file));
-    let Some(file) = executable else {
-        return close_range(first, last, action.flags);
-    };
-    if first < file {
-        close_range(first, file.wrapping_sub(1), action.flags)?;
+    let (mut first, last) = (action.fd as u32, action.newfd as u32);
+    if action.flags & libc::CLOSE_RANGE_CLOEXEC == 0 {
+        keep.sort_unstable();
+        for kept in keep {
+            let Some(kept) = u32::try_from(kept).ok().filter(|kept| (first..=last).contains(kept)) else { continue };
+            if first < kept {
+                close_range(first, kept.wrapping_sub(1), action.flags)?;
+            }
+            if kept == last {
+                return Ok(());
+            }
+            first = kept.wrapping_add(1);
+        }
     }
-    if file < last { close_range(file.wrapping_add(1), last, action.flags) } else { Ok(()) }
+    close_range(first, last, action.flags)
 }
 
 pub(super) fn close_range(first: u32, last: u32, flags: u32) -> Result<(), c_int> {
@@ -150,7 +155,15 @@ unsafe fn open(action: &spawn_template_action) -> Result<(), c_int> {
     let how = address(&raw const open.how) as usize;
     let args = [action.fd as usize, open.path as usize, how, size_of::<spawn_template_how>(), 0];
     // SAFETY: only reads the path and `how`.
-    let fd = unsafe { call(libc::SYS_openat2, args) }?;
+    let fd = match unsafe { call(libc::SYS_openat2, args) } {
+        // Emulators do not have it. The older call can do all but restrict how the path is resolved.
+        Err(libc::ENOSYS) if open.how.resolve == 0 => {
+            let args = [action.fd as usize, open.path as usize, open.how.flags as usize, open.how.mode as usize, 0];
+            // SAFETY: only reads the path.
+            unsafe { call(libc::SYS_openat, args) }
+        }
+        result => result,
+    }?;
     let target = action.newfd as usize;
     if fd == target {
         return Ok(());

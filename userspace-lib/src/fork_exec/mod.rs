@@ -13,6 +13,9 @@
 //! Until the child has executed the program its exit signal is 0, so that one that fails is invisible: no `SIGCHLD`, and
 //! no other thread's `wait(2)` can take it. `execve(2)` sets the exit signal to `SIGCHLD`.
 //!
+//! Emulators of user space (qemu-user) have neither `clone3` nor a pidfd from `clone`, and make a copy of the memory where
+//! it should be shared. There it is a plain `fork` with a pipe that exec closes, and `pidfd_open(2)`.
+//!
 //! Needs Linux 5.11 (`close_range(2)` with `CLOSE_RANGE_CLOEXEC`).
 //!
 //! [`pre_exec`]: crate::Command::pre_exec
@@ -23,7 +26,7 @@ mod signals;
 mod syscall;
 
 use std::ffi::{CString, c_void};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
@@ -81,7 +84,7 @@ pub(crate) unsafe fn spawn(program: Program<'_>, request: &Request<'_>, hooks: &
     }
     let mut job = Job {
         program,
-        file: file.as_ref().map_or(-1, |file| file.number),
+        keep: [file.as_ref().map_or(-1, |file| file.number), -1],
         request,
         hooks,
         mask: 0,
@@ -96,6 +99,10 @@ pub(crate) unsafe fn spawn(program: Program<'_>, request: &Request<'_>, hooks: &
     // ended, because the calling thread waits for that, or else the child has a copy of it. Job::run() is made for this.
     let pid = unsafe { clone(flags, exit_signal, cgroup, &mapping, &mut pidfd, &mut job) };
     signals::set_mask(job.mask);
+    if pid == Err(libc::EINVAL) && cgroup.is_none() {
+        // SAFETY: as the caller's.
+        return unsafe { spawn_emulated(program, request, hooks, wait) };
+    }
 
     let pid = pid.map_err(|error| match cgroup {
         // Only the descriptor of the cgroup can be bad.
@@ -113,6 +120,78 @@ pub(crate) unsafe fn spawn(program: Program<'_>, request: &Request<'_>, hooks: &
         }
         _ => Ok(Started { pid, pidfd }),
     }
+}
+
+/// The same with nothing but what `fork` needs.
+///
+/// # Safety
+///
+/// As [`spawn`].
+unsafe fn spawn_emulated(
+    program: Program<'_>,
+    request: &Request<'_>,
+    hooks: &[Hook],
+    wait: bool,
+) -> Result<Started, Failure> {
+    let failed = |error: io::Error| Failure::new(Stage::Create, errno_of(&error));
+    let mapping = Mapping::new(false).map_err(failed)?;
+    let file = File::of(program, request.actions)?;
+    let (reader, low) = pipe().map_err(failed)?;
+    let above = targets(request.actions).max().unwrap_or(0).saturating_add(1);
+    let writer = duplicate_above(low.as_raw_fd(), above).map_err(failed)?;
+    drop(low);
+    let mut job = Job {
+        program,
+        keep: [file.as_ref().map_or(-1, |file| file.number), writer.as_raw_fd()],
+        request,
+        hooks,
+        mask: signals::block_all(),
+        clear_handlers: true,
+        outcome: Some(mapping.outcome()),
+    };
+    let stack = mapping.stack() as usize + STACK_SIZE;
+    let argument = (&raw mut job).cast::<c_void>();
+    let arguments = [libc::SIGCHLD as usize, stack, 0, 0, 0];
+    // SAFETY: the child has a copy of the memory, with the job in it; its stack is the mapping's.
+    let pid = unsafe { clone_call(libc::SYS_clone, arguments, child, argument) };
+    signals::set_mask(job.mask);
+    let pid = pid.map_err(|error| Failure::new(Stage::Create, error))?;
+
+    drop(writer);
+    // SAFETY: plain numbers.
+    let pidfd = unsafe { call(libc::SYS_pidfd_open, [pid as usize, 0, 0, 0, 0]) };
+    let pidfd = pidfd.map_err(|error| {
+        // SAFETY: plain numbers; the process is a child that has not been waited for.
+        let _ = unsafe { call(libc::SYS_kill, [pid as usize, libc::SIGKILL as usize, 0, 0, 0]) };
+        // SAFETY: without addresses nothing is written.
+        while unsafe { call(libc::SYS_wait4, [pid as usize, 0, 0, 0, 0]) } == Err(libc::EINTR) {}
+        Failure::new(Stage::Create, error)
+    })?;
+    // SAFETY: the call has just made it.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd as RawFd) };
+    if wait {
+        // Nothing is written; it ends when the child has executed the program, or has ended.
+        let mut reader = std::fs::File::from(reader);
+        while reader.read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {}
+        if let Some(failure) = mapping.outcome().failure() {
+            reap(&pidfd);
+            return Err(failure);
+        }
+    }
+    Ok(Started { pid, pidfd })
+}
+
+/// A pipe, close-on-exec: where to read, and where to write.
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut ends: [c_int; 2] = [-1; 2];
+    // SAFETY: there is room for two.
+    if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has just made it.
+    let reader = unsafe { OwnedFd::from_raw_fd(ends[0]) };
+    // SAFETY: likewise.
+    Ok((reader, unsafe { OwnedFd::from_raw_fd(ends[1]) }))
 }
 
 /// Does in this process what the child would do. Returns only if it fails, after having done part of it.
@@ -137,7 +216,7 @@ pub(crate) unsafe fn exec(program: Program<'_>, request: &Request<'_>, hooks: &[
     let mask = signals::block_all();
     let job = Job {
         program,
-        file: file.as_ref().map_or(-1, |file| file.number),
+        keep: [file.as_ref().map_or(-1, |file| file.number), -1],
         request,
         hooks,
         mask,
@@ -153,8 +232,8 @@ pub(crate) unsafe fn exec(program: Program<'_>, request: &Request<'_>, hooks: &[
 /// What the child has to do. It only reads this.
 struct Job<'a> {
     program: Program<'a>,
-    /// The number of [`Program::File`] in the child.
-    file: RawFd,
+    /// Descriptors that actions leave open: [`Program::File`], and the pipe that tells of exec; -1 is none.
+    keep: [RawFd; 2],
     request: &'a Request<'a>,
     hooks: &'a [Hook],
     /// The blocked signals of the program, unless an action says otherwise.
@@ -185,7 +264,7 @@ impl Job<'_> {
         let mut mask = self.mask;
         for (index, action) in self.request.actions.iter().enumerate() {
             // SAFETY: the caller answers for the action.
-            if let Err(error) = unsafe { perform(action, &mut mask, self.file) } {
+            if let Err(error) = unsafe { perform(action, &mut mask, self.keep) } {
                 return Failure { stage: Some(Stage::Action), action: Some(index), error };
             }
         }
@@ -214,7 +293,7 @@ impl Job<'_> {
                 let empty = address(c"".as_ptr()) as usize;
                 let flags = libc::AT_EMPTY_PATH as usize;
                 // SAFETY: the caller answers for the vectors.
-                let result = unsafe { call(libc::SYS_execveat, [self.file as usize, empty, argv, envp, flags]) };
+                let result = unsafe { call(libc::SYS_execveat, [self.keep[0] as usize, empty, argv, envp, flags]) };
                 return result.err().unwrap_or(libc::EIO);
             }
         };
@@ -324,21 +403,23 @@ struct File {
 impl File {
     fn of(program: Program<'_>, actions: &[spawn_template_action]) -> Result<Option<Self>, Failure> {
         let Program::File(file) = program else { return Ok(None) };
-        let targets = || {
-            actions.iter().filter_map(|action| match action.type_ {
-                SPAWN_TEMPLATE_ACTION_CLOSE => Some(action.fd),
-                SPAWN_TEMPLATE_ACTION_DUP2 | SPAWN_TEMPLATE_ACTION_OPEN => Some(action.newfd),
-                _ => None,
-            })
-        };
         let number = file.as_raw_fd();
-        if !targets().any(|target| target == number) {
+        if !targets(actions).any(|target| target == number) {
             return Ok(Some(File { number, _copy: None }));
         }
-        let above = targets().max().unwrap_or(0).saturating_add(1);
+        let above = targets(actions).max().unwrap_or(0).saturating_add(1);
         let copy = duplicate_above(number, above).map_err(|error| Failure::new(Stage::Create, errno_of(&error)))?;
         Ok(Some(File { number: copy.as_raw_fd(), _copy: Some(copy) }))
     }
+}
+
+/// The numbers that actions close or place something at.
+fn targets(actions: &[spawn_template_action]) -> impl Iterator<Item = RawFd> {
+    actions.iter().filter_map(|action| match action.type_ {
+        SPAWN_TEMPLATE_ACTION_CLOSE => Some(action.fd),
+        SPAWN_TEMPLATE_ACTION_DUP2 | SPAWN_TEMPLATE_ACTION_OPEN => Some(action.newfd),
+        _ => None,
+    })
 }
 
 /// Duplicates a descriptor to the first free number that is not below `lowest`, close-on-exec.
