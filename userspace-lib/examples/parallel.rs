@@ -1,6 +1,7 @@
 //! Runs a list of tools, a few at a time, and prints what each says: how an agent or a build tool starts its helpers.
 //!
-//! `parallel [JOBS]` runs its own list; every program is a template after its first start.
+//! `parallel [JOBS]` runs its own list; every program is a template after its first start,
+//! if the kernel has templates.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -56,6 +56,33 @@ impl Executable {
         if same { Ok(()) } else { Err(Failure::new(Stage::Identity, libc::ESTALE)) }
     }
 
+    /// Whether the descriptor is the one of this file, in whatever state it is.
+    pub(crate) fn is_file(&self, fd: BorrowedFd<'_>) -> bool {
+        stat(fd).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (self.device, self.inode))
+    }
+
+    /// Whether this path leads to a file of this device, inode and size.
+    pub(crate) fn has(path: &CStr, (major, minor): (u32, u32), inode: u64, size: u64) -> bool {
+        stat_path(path).is_ok_and(|stat| {
+            let device = libc::makedev(major, minor);
+            (stat.st_dev, stat.st_ino) == (device, inode) && u64::try_from(stat.st_size) == Ok(size)
+        })
+    }
+
+    /// Whether both paths lead to the same file. The `errno` if the first leads to none.
+    pub(crate) fn are_same(first: &CStr, second: &CStr) -> Result<bool, c_int> {
+        let first = stat_path(first).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))?;
+        Ok(stat_path(second).is_ok_and(|second| (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)))
+    }
+
+    /// Whether this process may execute what the path leads to. The `errno` if not.
+    pub(crate) fn access(path: &CStr) -> Result<(), c_int> {
+        // SAFETY: a C string and plain numbers. The C library's faccessat() does its own emulation of AT_EACCESS.
+        let result =
+            unsafe { libc::syscall(libc::SYS_faccessat2, libc::AT_FDCWD, path.as_ptr(), libc::X_OK, libc::AT_EACCESS) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)) }
+    }
+
     /// Checks that it can be a template.
     fn examine(fd: BorrowedFd<'_>) -> io::Result<Self> {
         let stat = stat(fd)?;

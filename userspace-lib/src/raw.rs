@@ -6,16 +6,17 @@
 use std::ffi::c_char;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use libc::{c_int, pid_t};
 
-use crate::sys;
+use crate::proof::{self, Identity};
 use crate::uapi::{
     SPAWN_TEMPLATE_STAGE_ACTION, SPAWN_TEMPLATE_STAGE_ARGUMENTS, SPAWN_TEMPLATE_STAGE_CREATE,
-    SPAWN_TEMPLATE_STAGE_EXEC, SPAWN_TEMPLATE_STAGE_IDENTITY, spawn_template_action, spawn_template_result,
-    spawn_template_spawn_args,
+    SPAWN_TEMPLATE_STAGE_EXEC, SPAWN_TEMPLATE_STAGE_IDENTITY, SPAWN_TEMPLATE_STAGE_NONE, spawn_template_action,
+    spawn_template_result, spawn_template_spawn_args,
 };
+use crate::{Kernel, Reason, sys};
 
 /// What to start a template with: `struct spawn_template_spawn_args` without the results.
 #[derive(Debug, Clone, Copy)]
@@ -43,10 +44,11 @@ pub struct Started {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Stage {
-    /// The arguments are wrong, cannot be read or are too large, or no pidfd can be had.
+    /// The arguments are wrong, cannot be read or are too large, no pidfd can be had, or the descriptor is not the
+    /// template any more (`EBADF`).
     Arguments,
-    /// The caller may not use the template (`EACCES`), its seccomp filters forbid exec, or the executable has changed
-    /// (`ESTALE`).
+    /// The caller may not use the template (`EACCES`), its seccomp filters forbid what the child would do, or the
+    /// executable has changed (`ESTALE`).
     Identity,
     /// The child cannot be made: limits, memory, permission to enter the cgroup.
     Create,
@@ -69,8 +71,24 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// The kernel does not have the system call, or not what was asked of it.
+    pub(crate) const MISSING: Failure = Failure { stage: None, action: None, error: libc::ENOSYS };
+
     pub(crate) fn new(stage: Stage, error: c_int) -> Self {
         Failure { stage: Some(stage), action: None, error }
+    }
+
+    /// Why fork and exec can do better, if they can: something forbids the call, or what the child does by it, and no
+    /// process was started.
+    pub(crate) fn falls_back(&self) -> Option<Reason> {
+        match (self.stage, self.action, self.error) {
+            (None, ..) => Some(Reason::Unsupported),
+            // Of a template that is not the caller's (any more).
+            (Some(Stage::Identity), None, libc::ESTALE | libc::EACCES) => None,
+            (Some(Stage::Identity), ..) => Some(Reason::Seccomp),
+            (Some(Stage::Arguments), None, libc::EMFILE | libc::ENFILE) => Some(Reason::Descriptors),
+            _ => None,
+        }
     }
 
     /// The operating system's error.
@@ -122,16 +140,27 @@ pub(crate) fn address<T: ?Sized>(pointer: *const T) -> u64 {
     pointer.expose_provenance() as u64
 }
 
-/// *spawn_template_spawn* - starts a process from the template that is open as `template`.
+/// *spawn_template_spawn* - starts a process from the template that is open as `template` and is `identity`.
+///
+/// # Errors
+///
+/// As the system call. `EBADF` when the descriptor is not that template. Without a stage nothing was done, because the
+/// kernel does not have or does not know what it takes, or because a filter answered in its place.
 ///
 /// # Safety
 ///
 /// The kernel only reads what `request` leads to, and answers `EFAULT` where it cannot. The descriptors in the actions
 /// should be ones that the caller may use.
-pub(crate) unsafe fn spawn(template: BorrowedFd<'_>, request: &Request<'_>) -> Result<Started, Failure> {
+pub(crate) unsafe fn spawn(template: RawFd, identity: &Identity, request: &Request<'_>) -> Result<Started, Failure> {
+    let kernel = Kernel::get().filter(|kernel| kernel.can_spawn(request.flags, request.actions));
+    let Some(kernel) = kernel else { return Err(Failure::MISSING) };
+    let id = identity.id(&kernel);
+    if id.is_none() && !identity.is(template) {
+        return Err(Failure::new(Stage::Arguments, libc::EBADF));
+    }
     let mut pidfd: c_int = -1;
-    let mut result = spawn_template_result { action: -1, ..Default::default() };
-    let args = spawn_template_spawn_args {
+    let mut result = spawn_template_result { stage: u32::MAX, action: -1, ..Default::default() };
+    let mut args = spawn_template_spawn_args {
         flags: request.flags,
         pidfd: address(&raw mut pidfd),
         argv: address(request.argv),
@@ -142,14 +171,20 @@ pub(crate) unsafe fn spawn(template: BorrowedFd<'_>, request: &Request<'_>) -> R
         result_size: size_of_val(&result) as u64,
         ..Default::default()
     };
+    if let Some(id) = id {
+        args.flags |= proof::CHECK_ID;
+        args.template_id = id;
+    }
     // SAFETY: `pidfd` and `result` may be written to, and the caller answers for the rest.
-    let pid = unsafe { sys::spawn_template_spawn(template.as_raw_fd(), &args, size_of_val(&args)) };
+    let pid = unsafe { sys::spawn_template_spawn(template, &args, size_of_val(&args)) };
     match pid {
-        Ok(pid) => {
+        // A filter can answer with a number as well, but then nothing has been written.
+        Ok(pid) if pid > 0 && pidfd >= 0 && result.stage == SPAWN_TEMPLATE_STAGE_NONE => {
             // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
             Ok(Started { pid, pidfd })
         }
+        Ok(_) => Err(Failure::MISSING),
         Err(error) => Err(Failure {
             stage: Stage::from_number(result.stage),
             action: usize::try_from(result.action).ok(),

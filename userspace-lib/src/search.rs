@@ -1,10 +1,13 @@
 //! Where a program may be.
 
 use std::env;
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
+use libc::c_int;
+
 use crate::InvalidInput;
+use crate::executable::Executable;
 
 /// The folders to look in when there is no `PATH`, as in the C library.
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
@@ -41,20 +44,30 @@ pub fn candidates(program: &OsStr, path: Option<&OsStr>) -> Result<Vec<CString>,
         .collect()
 }
 
-/// The path seen from the root; `None` for one that is relative to a working directory without a path.
-pub(crate) fn absolute(path: &CString) -> Option<CString> {
+/// The path seen from the root; the `errno` if the path leads nowhere, `None` if what it leads to is not found from there:
+/// because the working directory lies too deep or outside of the root, or this process may not go that way, or something
+/// is mounted over it.
+pub(crate) fn absolute(path: &CString) -> Result<Option<CString>, c_int> {
     let bytes = path.as_bytes();
     if bytes.first() == Some(&b'/') {
-        return Some(path.clone());
+        return Ok(Some(path.clone()));
     }
-    let mut absolute = env::current_dir().ok()?.into_os_string().into_vec();
-    // The kernel says "(unreachable)" in front of a directory outside of the root.
-    if absolute.first() != Some(&b'/') {
-        return None;
-    }
-    absolute.push(b'/');
-    absolute.extend_from_slice(bytes.strip_prefix(b"./").unwrap_or(bytes));
-    CString::new(absolute).ok()
+    let absolute = env::current_dir().ok().and_then(|directory| {
+        let mut absolute = directory.into_os_string().into_vec();
+        absolute.push(b'/');
+        absolute.extend_from_slice(bytes.strip_prefix(b"./").unwrap_or(bytes));
+        // The kernel says "(unreachable)" in front of a directory outside of the root.
+        CString::new(absolute).ok().filter(|path| path.as_bytes().first() == Some(&b'/'))
+    });
+    let Some(absolute) = absolute else { return Ok(None) };
+    Ok(Executable::are_same(path, &absolute)?.then_some(absolute))
+}
+
+/// Whether the path may lead to another file for another process.
+pub(crate) fn is_of_the_process(path: &CStr) -> bool {
+    const PREFIXES: [&[u8]; 3] = [b"/proc/", b"/dev/fd/", b"/dev/std"];
+    // Which is the caller's program for the child as well, until it executes another.
+    path != c"/proc/self/exe" && PREFIXES.iter().any(|prefix| path.to_bytes().starts_with(prefix))
 }
 
 pub(crate) fn is_relative(path: &CString) -> bool {

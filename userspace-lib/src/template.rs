@@ -2,7 +2,8 @@
 
 use std::ffi::{CStr, CString};
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::slice;
@@ -10,9 +11,10 @@ use std::sync::Arc;
 
 use crate::executable::Executable;
 use crate::fork_exec::{self, Hook, Program};
+use crate::proof::{self, Identity};
 use crate::raw::{self, Failure, Request, Started, address};
 use crate::uapi::{SPAWN_TEMPLATE_CREATE_CLOEXEC, SPAWN_TEMPLATE_CREATE_NO_LEARNING, spawn_template_create_args};
-use crate::{Call, Error, InvalidInput, Mode, Reason, Stats, Via, sys};
+use crate::{Call, Error, InvalidInput, Kernel, Mode, Reason, Stats, Via, sys};
 
 /// One executable, opened and parsed, ready to be started again and again.
 ///
@@ -25,6 +27,10 @@ use crate::{Call, Error, InvalidInput, Mode, Reason, Stats, Via, sys};
 ///
 /// A template can be used from many threads at once; a clone is the same template. Dropping it does not affect children
 /// that have been started.
+///
+/// The descriptor is looked at each time. If something else has its number by now, because this process closed all
+/// descriptors or because the calling thread has a table of its own (`unshare(2)` with `CLONE_FILES`), nothing is started
+/// (`EBADF`, `ESTALE`), and the number is not closed when the template is dropped.
 #[derive(Debug, Clone)]
 pub struct Template {
     inner: Arc<Inner>,
@@ -32,14 +38,38 @@ pub struct Template {
 
 #[derive(Debug)]
 struct Inner {
-    /// The template, or the executable.
-    fd: OwnedFd,
+    /// Number of the template's descriptor, or of the executable's.
+    fd: RawFd,
+    kind: Kind,
     /// What the child sees as argument 0 unless the command says otherwise.
     arg0: CString,
     /// The executable's path, if the template was made of one.
     path: Option<CString>,
-    /// What the executable was, if the kernel has no template.
-    executable: Option<(Executable, Reason)>,
+}
+
+/// What the descriptor is.
+#[derive(Debug)]
+enum Kind {
+    /// A template of the kernel.
+    Template(Identity),
+    /// The executable, where the kernel has no template, and why it has none.
+    Executable(Executable, Reason),
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        match &self.kind {
+            Kind::Template(identity) => proof::close(self.fd, identity),
+            Kind::Executable(executable, _) => {
+                // SAFETY: the number of a descriptor that was open; it is only looked at.
+                let is_ours = executable.is_file(unsafe { BorrowedFd::borrow_raw(self.fd) });
+                if is_ours {
+                    // SAFETY: still the descriptor that was taken over when this was made.
+                    drop(unsafe { OwnedFd::from_raw_fd(self.fd) });
+                }
+            }
+        }
+    }
 }
 
 impl Template {
@@ -51,7 +81,7 @@ impl Template {
     ///
     /// | errno | reason |
     /// | --- | --- |
-    /// | `ENOSYS` | the kernel has no spawn templates, or the module is not loaded |
+    /// | `ENOSYS` | the kernel has no spawn templates, the module is not loaded, or a filter forbids the call |
     /// | `ENOENT`, `ENOTDIR`, `ELOOP`, `ENAMETOOLONG` | from the path, as `open(2)` |
     /// | `EACCES` | not a regular file, no execute permission, or mounted `noexec` |
     /// | `ETXTBSY` | somebody has the file open for writing |
@@ -79,15 +109,23 @@ impl Template {
     ///
     /// As [`stats`](Self::stats); [`Error::Reply`] when the descriptor is not a template.
     pub fn from_owned_fd(fd: OwnedFd) -> Result<Self, Error> {
-        let arg0 = path_to_c(&stats(fd.as_fd())?.path)?;
-        Ok(Template { inner: Arc::new(Inner { fd, arg0, path: None, executable: None }) })
+        let stats = stats(fd.as_fd())?;
+        if !proof::is_template(fd.as_raw_fd()) {
+            return Err(Error::Reply("not a spawn template"));
+        }
+        let kind = Kind::Template(identity(&fd)?);
+        Ok(Self::new(fd, kind, path_to_c(&stats.path)?, None))
+    }
+
+    fn new(fd: OwnedFd, kind: Kind, arg0: CString, path: Option<CString>) -> Self {
+        Template { inner: Arc::new(Inner { fd: fd.into_raw_fd(), kind, arg0, path }) }
     }
 
     /// How its processes are started.
     pub fn via(&self) -> Via {
-        match &self.inner.executable {
-            None => Via::Template,
-            Some((_, reason)) => Via::ForkExec(*reason),
+        match &self.inner.kind {
+            Kind::Template(_) => Via::Template,
+            Kind::Executable(_, reason) => Via::ForkExec(*reason),
         }
     }
 
@@ -113,28 +151,68 @@ impl Template {
     /// until the call returns. Its descriptors should be ones that the caller may use.
     pub unsafe fn spawn_raw(&self, request: &Request<'_>) -> Result<Started, Failure> {
         // SAFETY: the caller answers for the request.
-        unsafe { self.start(request, &[]) }.map(|(started, _)| started)
+        unsafe { self.start(request, &[], false) }.map(|(started, _)| started)
     }
 
-    /// Starts the executable, and tells which way.
+    /// Starts the executable, and tells which way. With `may_fork` a path is executed by fork and exec where the kernel's
+    /// template cannot be used.
     ///
     /// # Safety
     ///
     /// As [`spawn_raw`](Self::spawn_raw).
-    pub(crate) unsafe fn start(&self, request: &Request<'_>, hooks: &[Hook]) -> Result<(Started, Via), Failure> {
-        let via = match &self.inner.executable {
-            None if hooks.is_empty() => {
+    pub(crate) unsafe fn start(
+        &self,
+        request: &Request<'_>,
+        hooks: &[Hook],
+        may_fork: bool,
+    ) -> Result<(Started, Via), Failure> {
+        let via = match &self.inner.kind {
+            Kind::Template(identity) if hooks.is_empty() => {
                 // SAFETY: the caller answers for the request.
-                return unsafe { raw::spawn(self.as_fd(), request) }.map(|started| (started, Via::Template));
+                let failure = match unsafe { raw::spawn(self.inner.fd, identity, request) } {
+                    Ok(started) => return Ok((started, Via::Template)),
+                    Err(failure) => failure,
+                };
+                match self.instead(&failure) {
+                    Some(reason) if may_fork => Via::ForkExec(reason),
+                    _ => return Err(failure),
+                }
             }
-            None => Via::ForkExec(Reason::PreExec),
-            Some((executable, reason)) => {
+            Kind::Template(_) => Via::ForkExec(Reason::PreExec),
+            Kind::Executable(executable, reason) => {
                 executable.check(self.as_fd(), self.inner.path.as_deref())?;
                 Via::ForkExec(*reason)
             }
         };
         // SAFETY: the caller answers for the request.
         unsafe { fork_exec::spawn(self.program(), request, hooks) }.map(|started| (started, via))
+    }
+
+    /// Why the path may be executed by fork and exec after this failure of the kernel's template; `None` if the failure
+    /// counts, or the path is not that of the template's executable any more.
+    fn instead(&self, failure: &Failure) -> Option<Reason> {
+        let reason = failure.falls_back()?;
+        let path = self.inner.path.as_deref()?;
+        let stats = self.stats().ok()?;
+        Executable::has(path, stats.device, stats.inode, stats.size).then_some(reason)
+    }
+
+    /// The identity, if this is a template of the kernel.
+    fn identity(&self) -> Option<&Identity> {
+        match &self.inner.kind {
+            Kind::Template(identity) => Some(identity),
+            Kind::Executable(..) => None,
+        }
+    }
+
+    /// Whether the program has no ELF interpreter, or one that this process may execute.
+    pub(crate) fn has_its_interpreter(&self) -> bool {
+        let mut buffer = [0; libc::PATH_MAX as usize];
+        match proof::interpreter(self.inner.fd, &mut buffer) {
+            Ok(Some(name)) => name.to_bytes().first() == Some(&b'/') && Executable::access(name).is_ok(),
+            Ok(None) => true,
+            Err(_) => false,
+        }
     }
 
     /// What fork and exec execute.
@@ -147,12 +225,7 @@ impl Template {
 
     /// Whether fork and exec can start it: the descriptor of a kernel's template cannot be executed.
     pub(crate) fn can_be_executed(&self) -> bool {
-        self.inner.path.is_some() || self.inner.executable.is_some()
-    }
-
-    /// Whether both are the same template.
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.inner, &other.inner)
+        self.inner.path.is_some() || self.identity().is_none()
     }
 
     pub(crate) fn arg0(&self) -> &CStr {
@@ -163,7 +236,8 @@ impl Template {
 /// The descriptor of the template, or, where the kernel has none, of the executable.
 impl AsFd for Template {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.inner.fd.as_fd()
+        // SAFETY: open for as long as this lives, unless the process closes what is not its own.
+        unsafe { BorrowedFd::borrow_raw(self.inner.fd) }
     }
 }
 
@@ -225,9 +299,9 @@ impl TemplateOptions {
 
     pub(crate) fn open_c(&self, path: &CStr) -> Result<Template, Error> {
         let args = spawn_template_create_args { execfd: -1, filename: address(path.as_ptr()), ..Default::default() };
-        let (fd, executable) = self.make(args, || Executable::open(path, self.close_on_exec))?;
+        let (fd, kind) = self.make(args, || Executable::open(path, self.close_on_exec))?;
         let path = path.to_owned();
-        Ok(Template { inner: Arc::new(Inner { fd, arg0: path.clone(), path: Some(path), executable }) })
+        Ok(Template::new(fd, kind, path.clone(), Some(path)))
     }
 
     /// As [`Template::from_file`].
@@ -239,8 +313,8 @@ impl TemplateOptions {
         let file = file.as_fd();
         let arg0 = path_to_c(Path::new(&format!("/dev/fd/{}", file.as_raw_fd())))?;
         let args = spawn_template_create_args { execfd: file.as_raw_fd(), ..Default::default() };
-        let (fd, executable) = self.make(args, || Executable::from_file(file, self.close_on_exec))?;
-        Ok(Template { inner: Arc::new(Inner { fd, arg0, path: None, executable }) })
+        let (fd, kind) = self.make(args, || Executable::from_file(file, self.close_on_exec))?;
+        Ok(Template::new(fd, kind, arg0, None))
     }
 
     /// Makes a template in the kernel, or `instead`.
@@ -248,29 +322,41 @@ impl TemplateOptions {
         &self,
         args: spawn_template_create_args,
         instead: impl FnOnce() -> Result<(OwnedFd, Executable), Error>,
-    ) -> Result<(OwnedFd, Option<(Executable, Reason)>), Error> {
+    ) -> Result<(OwnedFd, Kind), Error> {
         let mode = self.mode.effective();
-        let reason = if mode == Mode::ForkExec {
-            Reason::Requested
+        let (reason, failed) = if mode == Mode::ForkExec {
+            (Reason::Requested, None)
         } else {
             match self.create(args) {
-                Err(error) if mode == Mode::Auto && is_missing(&error) => Reason::Unsupported,
-                result => return result.map(|fd| (fd, None)),
+                Ok((fd, identity)) => return Ok((fd, Kind::Template(identity))),
+                Err(error) if mode == Mode::Template || is_sure(&error) => return Err(error),
+                Err(error) => (Reason::Unsupported, Some(error)),
             }
         };
-        let (fd, executable) = instead()?;
-        Ok((fd, Some((executable, reason))))
+        match (instead(), failed) {
+            (Ok((fd, executable)), _) => Ok((fd, Kind::Executable(executable, reason))),
+            // The kernel's answer was about the file, then.
+            (Err(error), Some(failed)) if error.raw_os_error() == failed.raw_os_error() => Err(failed),
+            (Err(error), _) => Err(error),
+        }
     }
 
-    fn create(&self, mut args: spawn_template_create_args) -> Result<OwnedFd, Error> {
+    fn create(&self, mut args: spawn_template_create_args) -> Result<(OwnedFd, Identity), Error> {
         if self.close_on_exec {
             args.flags |= u64::from(SPAWN_TEMPLATE_CREATE_CLOEXEC);
         }
         if !self.learning {
             args.flags |= u64::from(SPAWN_TEMPLATE_CREATE_NO_LEARNING);
         }
+        if Kernel::get().is_none_or(|kernel| args.flags & !kernel.create_flags != 0) {
+            return Err(Error::os(Call::Create, io::Error::from_raw_os_error(libc::ENOSYS)));
+        }
         // SAFETY: the path is a C string and the descriptor is open, both for as long as the call takes.
-        unsafe { sys::spawn_template_create(&args, size_of_val(&args)) }.map_err(|error| Error::os(Call::Create, error))
+        let fd = unsafe { sys::spawn_template_create(&args, size_of_val(&args)) };
+        let fd = fd.and_then(|fd| above_standard_streams(fd, self.close_on_exec));
+        let fd = fd.map_err(|error| Error::os(Call::Create, if cannot_be(&error) { missing() } else { error }))?;
+        let identity = identity(&fd)?;
+        Ok((fd, identity))
     }
 }
 
@@ -280,13 +366,40 @@ impl Default for TemplateOptions {
     }
 }
 
-/// Whether the reason is that there is no system call, or that a seccomp filter forbids it: it has no other `EPERM`.
-fn is_missing(error: &Error) -> bool {
-    match error.raw_os_error() {
-        Some(libc::ENOSYS) => true,
-        Some(libc::EPERM) => !crate::is_supported(),
-        _ => false,
+/// Whether `spawn_template_create` has no such error for arguments like ours: something else has answered.
+fn cannot_be(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().unwrap_or(libc::ENOSYS);
+    matches!(errno, libc::EINVAL | libc::EBADF | libc::EFAULT | libc::EOPNOTSUPP | libc::E2BIG)
+}
+
+/// Whether the error tells what fork and exec would find out as well, or too late.
+fn is_sure(error: &Error) -> bool {
+    let errno = error.raw_os_error().unwrap_or(libc::ENOSYS);
+    matches!(errno, libc::ENOEXEC | libc::ETXTBSY | libc::EMFILE | libc::ENFILE | libc::ENOMEM)
+}
+
+fn missing() -> io::Error {
+    io::Error::from_raw_os_error(libc::ENOSYS)
+}
+
+/// Moves a descriptor away from the numbers that children inherit.
+fn above_standard_streams(fd: OwnedFd, cloexec: bool) -> io::Result<OwnedFd> {
+    if fd.as_raw_fd() > libc::STDERR_FILENO {
+        return Ok(fd);
     }
+    let command = if cloexec { libc::F_DUPFD_CLOEXEC } else { libc::F_DUPFD };
+    // SAFETY: plain numbers.
+    let moved = unsafe { libc::fcntl(fd.as_raw_fd(), command, libc::STDERR_FILENO + 1) };
+    if moved < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has just made it.
+    Ok(unsafe { OwnedFd::from_raw_fd(moved) })
+}
+
+/// The identity of a template that was just made.
+fn identity(fd: &OwnedFd) -> Result<Identity, Error> {
+    Identity::of(fd.as_raw_fd()).map_err(|errno| Error::os(Call::Fdinfo, io::Error::from_raw_os_error(errno)))
 }
 
 fn path_to_c(path: &Path) -> Result<CString, InvalidInput> {

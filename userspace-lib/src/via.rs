@@ -39,8 +39,18 @@ pub enum Reason {
     NotElf,
     /// [`Command::pre_exec`](crate::Command::pre_exec) was used.
     PreExec,
-    /// The program is named relative to a working directory that the child has yet to change to.
+    /// The program is named relative to a working directory that the child has yet to change to, or to one that this
+    /// process cannot reach from the root.
     RelativePath,
+    /// The path is in `/proc` or `/dev/fd`, where it is another file for another process.
+    ProcPath,
+    /// The search in `PATH` may have to go on after an `open` in the child, which must not be done twice.
+    Search,
+    /// A seccomp filter, or a tracer that uses one, decides about what the child does, which only a process of its own
+    /// can ask.
+    Seccomp,
+    /// No descriptor is free for the template, or was not in time.
+    Descriptors,
     /// The executable changed again and again while it was tried.
     Changing,
     /// [`Mode::ForkExec`] was asked for.
@@ -74,7 +84,11 @@ impl fmt::Display for Reason {
             Reason::Unsupported => "this kernel has no spawn templates",
             Reason::NotElf => "not an ELF program",
             Reason::PreExec => "pre_exec",
-            Reason::RelativePath => "the path is relative to a directory of the child",
+            Reason::RelativePath => "the path is relative to a directory of the child, or to one out of reach",
+            Reason::ProcPath => "the path is another one for another process",
+            Reason::Search => "the search in PATH goes on in the child",
+            Reason::Seccomp => "a seccomp filter decides",
+            Reason::Descriptors => "no descriptor is free",
             Reason::Changing => "the executable keeps changing",
             Reason::Requested => "asked for",
         })

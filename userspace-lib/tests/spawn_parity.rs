@@ -537,7 +537,8 @@ fn scripts() {
     assert_eq!(command.mode(Mode::ForkExec).status().unwrap().code(), Some(8));
     if env::var_os("SPAWN_TEMPLATE_REQUIRED").is_none() {
         let mut child = Command::new(&path).spawn().unwrap();
-        assert_eq!(child.via(), Via::ForkExec(Reason::NotElf));
+        let reason = if spawn_template::is_supported() { Reason::NotElf } else { Reason::Unsupported };
+        assert_eq!(child.via(), Via::ForkExec(reason));
         assert_eq!(child.wait().unwrap().code(), Some(8));
     }
     if spawn_template::is_supported() {
