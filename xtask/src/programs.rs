@@ -71,7 +71,8 @@ pub fn crate_tests(ctx: &Context) -> Result<PathBuf> {
 /// The preload library, and those of its tests that need no more than a guest has. They look for it in the folder that
 /// they lie in.
 pub fn preload_tests(ctx: &Context) -> Result<PathBuf> {
-    let arguments = ["--package", "spawn-template-preload", "--test", "programs", "--test", "compare"];
+    let arguments =
+        ["--package", "spawn-template-preload", "--test", "programs", "--test", "compare", "--test", "hostile"];
     tests(ctx, "preload-tests", &arguments, DYNAMIC, |target, folder| {
         copy(&target.join("debug/deps").join(PRELOAD), &folder.join(PRELOAD))
     })

@@ -70,7 +70,7 @@ else
     for program in /payload/crate-tests/*; do
         "$program" "$@" || status=1
     done
-    for program in /payload/preload-tests/{compare*,programs*}; do
+    for program in /payload/preload-tests/{compare*,programs*,hostile*}; do
         setarch -R "$program" "$@" || status=1
     done
 fi

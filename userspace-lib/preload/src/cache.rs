@@ -3,18 +3,24 @@
 //! The crate `spawn-template` has such a cache, for programs that know about it. This one is for programs that do not:
 //!
 //! - They close descriptors that are not theirs. So none is used or closed for a template on the strength of its number
-//!   alone: one that is no template any more is forgotten, as is one whose number a new template has been given.
+//!   alone: one that is not the template any more is forgotten, as is one whose number a new template has been given.
 //! - They fork at any time, from a signal handler too. So there is no allocation, and a lock that was held in another
 //!   process is taken over, with an empty cache; one that cannot be had soon is done without.
+//! - They have threads with descriptors of their own, or call `vfork`. There a template is made for each spawn, and
+//!   none is kept.
+//! - They need their descriptors. So at most a sixteenth of what the limit allows is kept, and all of it goes when there
+//!   is none left.
 
 use std::cell::UnsafeCell;
 use std::ffi::CStr;
-use std::io::Write;
+use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::IntoRawFd;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use libc::c_int;
+use spawn_template::process::{self, Memory};
+use spawn_template::proof::{self, Identity};
 use spawn_template::sys;
 use spawn_template::uapi::{SPAWN_TEMPLATE_CREATE_CLOEXEC, spawn_template_create_args};
 
@@ -24,18 +30,20 @@ use crate::request::address;
 /// How many templates are kept. Each is a descriptor.
 const CAPACITY: usize = 64;
 
+/// Which part of the descriptors that a process may have is kept at most: one of so many.
+const SHARE: u64 = 16;
+
 /// Longer paths do not exist for the kernel.
 const PATH_MAX: usize = libc::PATH_MAX as usize;
 
-/// Descriptors of templates have this number or a higher one, if there may be such: programs expect the low ones to be
-/// theirs.
+/// Descriptors of kept templates have this number or a higher one: programs expect the low ones to be theirs.
 const LEAST_FD: c_int = 100;
 
 /// How often to look whether the lock is free. It is held for a few comparisons as a rule.
 const PATIENCE: u32 = 1000;
 
-/// The process that holds the lock; 0 is none.
-static HOLDER: AtomicU32 = AtomicU32::new(0);
+/// Whether a thread of this process holds the lock.
+static HELD: AtomicBool = AtomicBool::new(false);
 
 static CACHE: Shared =
     Shared(UnsafeCell::new(Cache { clock: 0, slots: [Slot::FREE; CAPACITY], paths: [[0; PATH_MAX]; CAPACITY] }));
@@ -58,6 +66,8 @@ struct Slot {
     /// Tells the templates that have been in this slot apart; 0 is none.
     id: u64,
     fd: c_int,
+    /// Of the template; there is one if there is an id.
+    identity: Option<Identity>,
     /// How many spawns are under way with it.
     users: u32,
     /// Not to be used any more, and to be closed by the last user.
@@ -69,18 +79,36 @@ struct Slot {
 }
 
 impl Slot {
-    const FREE: Slot = Slot { id: 0, fd: -1, users: 0, stale: false, used: 0, hash: 0, length: 0 };
+    const FREE: Slot = Slot { id: 0, fd: -1, identity: None, users: 0, stale: false, used: 0, hash: 0, length: 0 };
+
+    /// Closes the descriptor if it is still the template, and frees the slot.
+    fn close(&mut self) {
+        let slot = std::mem::replace(self, Slot::FREE);
+        if let Some(identity) = slot.identity {
+            proof::close(slot.fd, &identity);
+        }
+    }
 }
 
 /// A template for one spawn.
 pub(crate) struct Lease {
     fd: c_int,
+    identity: Identity,
     /// Where it is kept, and the id; `None` if it is not.
     kept: Option<(usize, u64)>,
 }
 
-/// The template of the executable at this absolute path. With `fresh` it is made now, and not kept.
-pub(crate) fn lease(path: &CStr, fresh: bool) -> Result<Lease, c_int> {
+/// Why there is no template, with the errno.
+pub(crate) enum Missing {
+    /// This process may not execute the file, or there is none.
+    File(c_int),
+    /// The kernel makes none of it, or a filter has answered in its place.
+    Template(c_int),
+}
+
+/// The template of the executable at this absolute path. With `fresh` it is made now, and takes the place of a kept one,
+/// which is of no use to the caller.
+pub(crate) fn lease(path: &CStr, fresh: bool) -> Result<Lease, Missing> {
     let path_bytes = path.to_bytes();
     let hash = hash(path_bytes);
     if !fresh {
@@ -88,15 +116,49 @@ pub(crate) fn lease(path: &CStr, fresh: bool) -> Result<Lease, c_int> {
             return Ok(lease);
         }
     }
+    // Each folder of PATH is asked, so nothing is made for a file that is not there.
+    os::access(path).map_err(Missing::File)?;
+    let made = match create(path) {
+        Err(libc::EMFILE | libc::ENFILE) if give_way() => create(path),
+        result => result,
+    };
+    let (fd, identity) = made.map_err(Missing::Template)?;
+    // Others have to find it where this thread does.
+    let kept = if fd >= LEAST_FD && proof::in_first_table() {
+        lock().and_then(|mut cache| cache.keep(path_bytes, hash, fd, identity))
+    } else {
+        None
+    };
+    Ok(Lease { fd, identity, kept })
+}
 
+/// Makes a template and moves it out of the way.
+fn create(path: &CStr) -> Result<(c_int, Identity), c_int> {
     let flags = u64::from(SPAWN_TEMPLATE_CREATE_CLOEXEC);
     let args = spawn_template_create_args { flags, execfd: -1, filename: address(path.as_ptr()), ..Default::default() };
     // SAFETY: the path is a C string for as long as the call takes.
     let made = unsafe { sys::spawn_template_create(&args, size_of_val(&args)) };
-    let fd = os::move_up(made.map_err(|error| os::errno_of(&error))?.into_raw_fd(), LEAST_FD);
+    let fd = made.map_err(|error| os::errno_of(&error))?.into_raw_fd();
+    let fd = os::move_up(fd, LEAST_FD);
+    match Identity::of(fd) {
+        // One of the standard streams would be the child's as well.
+        Ok(identity) if fd > libc::STDERR_FILENO => Ok((fd, identity)),
+        result => {
+            // Made a moment ago, and proven to be a template.
+            os::close(fd);
+            Err(result.err().unwrap_or(libc::EMFILE))
+        }
+    }
+}
 
-    let kept = if fresh { None } else { lock().and_then(|mut cache| cache.keep(path_bytes, hash, fd)) };
-    Ok(Lease { fd, kept })
+/// Closes the templates that no spawn is using. Returns whether there were any.
+pub(crate) fn give_way() -> bool {
+    if !proof::in_first_table() {
+        return false;
+    }
+    let Some(mut cache) = lock() else { return false };
+    let idle = cache.slots.iter_mut().filter(|slot| slot.id != 0 && slot.users == 0);
+    idle.map(Slot::close).count() > 0
 }
 
 impl Lease {
@@ -105,28 +167,9 @@ impl Lease {
         self.fd
     }
 
-    /// Whether the descriptor is still that of a template of this path.
-    pub(crate) fn is_template(&self, path: &CStr) -> bool {
-        is_template(self.fd, path.to_bytes()) == Some(true)
-    }
-
-    /// The executable, or this process, is not what it was: nobody is to use the template again.
-    pub(crate) fn mark_stale(self) {
-        if let Some((index, id)) = self.kept {
-            if let Some(slot) = lock().as_mut().and_then(|cache| cache.slot(index, id)) {
-                slot.stale = true;
-            }
-        }
-    }
-
-    /// The descriptor is not that of a template: the program has closed it, and may use the number.
-    pub(crate) fn mark_lost(mut self) {
-        if let Some((index, id)) = self.kept.take() {
-            if let Some(slot) = lock().as_mut().and_then(|cache| cache.slot(index, id)) {
-                *slot = Slot::FREE;
-            }
-        }
-        self.fd = -1;
+    /// Which template the descriptor has to be.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
     }
 }
 
@@ -138,13 +181,11 @@ impl Drop for Lease {
                 if let Some(slot) = lock().as_mut().and_then(|cache| cache.slot(index, id)) {
                     slot.users = slot.users.saturating_sub(1);
                     if slot.stale && slot.users == 0 {
-                        *slot = Slot::FREE;
-                        os::close(self.fd);
+                        slot.close();
                     }
                 }
             }
-            None if self.fd >= 0 => os::close(self.fd),
-            None => {}
+            None => proof::close(self.fd, &self.identity),
         }
     }
 }
@@ -169,58 +210,56 @@ impl Cache {
         let index = self.index_of(path, hash)?;
         self.clock += 1;
         let slot = self.slots.get_mut(index)?;
+        let identity = slot.identity?;
         slot.users += 1;
         slot.used = self.clock;
-        Some(Lease { fd: slot.fd, kept: Some((index, slot.id)) })
+        Some(Lease { fd: slot.fd, identity, kept: Some((index, slot.id)) })
     }
 
     /// Keeps a new template, which has one user.
-    fn keep(&mut self, path: &[u8], hash: u64, fd: c_int) -> Option<(usize, u64)> {
+    fn keep(&mut self, path: &[u8], hash: u64, fd: c_int, identity: Identity) -> Option<(usize, u64)> {
         // Whoever had this number before was closed by the program.
         for slot in self.slots.iter_mut().filter(|slot| slot.fd == fd) {
             *slot = Slot::FREE;
         }
-        // Another thread may have been faster.
-        if path.len() > PATH_MAX || self.index_of(path, hash).is_some() {
+        // One that another thread has made meanwhile, or that this is to replace.
+        if let Some(slot) = self.index_of(path, hash).and_then(|index| self.slots.get_mut(index)) {
+            match slot.users {
+                0 => slot.close(),
+                _ => slot.stale = true,
+            }
+        }
+        let capacity = CAPACITY.min(usize::try_from(limit() / SHARE).unwrap_or(CAPACITY));
+        if path.len() > PATH_MAX || capacity == 0 {
             return None;
         }
-        let index = self.slots.iter().position(|slot| slot.id == 0).or_else(|| self.make_room())?;
+        if self.slots.iter().filter(|slot| slot.id != 0).count() >= capacity {
+            self.make_room()?;
+        }
+        let index = self.slots.iter().position(|slot| slot.id == 0)?;
         self.paths.get_mut(index)?.get_mut(..path.len())?.copy_from_slice(path);
         self.clock += 1;
         let id = self.clock;
         let slot = self.slots.get_mut(index)?;
-        *slot = Slot { id, fd, users: 1, stale: false, used: id, hash, length: path.len() };
+        let identity = Some(identity);
+        *slot = Slot { id, fd, identity, users: 1, stale: false, used: id, hash, length: path.len() };
         Some((index, id))
     }
 
     /// Drops the template that was not used for the longest time.
-    fn make_room(&mut self) -> Option<usize> {
-        let idle = self.slots.iter().enumerate().filter(|(_, slot)| slot.users == 0);
-        let (index, slot) = idle.min_by_key(|(_, slot)| slot.used)?;
-        if is_template(slot.fd, self.paths.get(index)?.get(..slot.length)?)? {
-            os::close(slot.fd);
-        }
-        *self.slots.get_mut(index)? = Slot::FREE;
-        Some(index)
+    fn make_room(&mut self) -> Option<()> {
+        let idle = self.slots.iter_mut().filter(|slot| slot.id != 0 && slot.users == 0);
+        idle.min_by_key(|slot| slot.used).map(Slot::close)
     }
 }
 
-/// Whether the descriptor is a template of this path; `None` if that cannot be found out.
-fn is_template(fd: c_int, path: &[u8]) -> Option<bool> {
-    // SAFETY: plain numbers.
-    if unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_GETFD) } < 0 {
-        return Some(false);
-    }
-    let mut name = [0; 40];
-    write!(&mut name[..], "/proc/self/fdinfo/{fd}\0").ok()?;
-    let info = os::open(CStr::from_bytes_until_nul(&name).ok()?, libc::O_RDONLY).ok()?;
-    // The path comes after four short lines.
-    let mut text = [0; PATH_MAX + 512];
-    let read = os::read(info, &mut text);
-    os::close(info);
-    let text = text.get(..read.ok()?)?;
-    let mut lines = text.split(|&byte| byte == b'\n');
-    Some(lines.any(|line| line.strip_prefix(b"path:\t") == Some(path)))
+/// How many descriptors this process may have.
+fn limit() -> u64 {
+    let mut limit = MaybeUninit::<libc::rlimit>::zeroed();
+    // SAFETY: the structure may be written to.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, limit.as_mut_ptr()) };
+    // SAFETY: zero is a valid value of this structure of integers.
+    unsafe { limit.assume_init() }.rlim_cur
 }
 
 /// FNV-1a
@@ -232,23 +271,28 @@ fn hash(bytes: &[u8]) -> u64 {
 struct Lock(());
 
 fn lock() -> Option<Lock> {
-    let this = os::pid();
-    for _ in 0..PATIENCE {
-        match HOLDER.compare_exchange(0, this, Ordering::Acquire, Ordering::Relaxed) {
-            Ok(_) => return Some(Lock(())),
-            Err(holder) if holder != this => {
-                // The thread that holds it is in the process that this one was forked from.
-                if HOLDER.compare_exchange(holder, this, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-                    let mut lock = Lock(());
-                    lock.slots = [Slot::FREE; CAPACITY];
-                    return Some(lock);
-                }
+    match process::memory() {
+        Memory::Own => {}
+        Memory::Forked => {
+            // The thread that held the lock is in the process that this one was forked from.
+            let held = HELD.swap(true, Ordering::Acquire);
+            let mut lock = Lock(());
+            if held {
+                lock.slots = [Slot::FREE; CAPACITY];
             }
-            Err(_) => {
-                // SAFETY: has no arguments.
-                unsafe { libc::sched_yield() };
-            }
+            // Nor are the spawns that were under way there.
+            lock.slots.iter_mut().for_each(|slot| slot.users = 0);
+            process::ready();
+            return Some(lock);
         }
+        Memory::Shared => return None,
+    }
+    for _ in 0..PATIENCE {
+        if HELD.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            return Some(Lock(()));
+        }
+        // SAFETY: has no arguments.
+        unsafe { libc::sched_yield() };
     }
     // A signal handler that interrupted the holder would wait for ever.
     None
@@ -272,6 +316,6 @@ impl DerefMut for Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        HOLDER.store(0, Ordering::Release);
+        HELD.store(false, Ordering::Release);
     }
 }

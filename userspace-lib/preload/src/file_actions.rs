@@ -75,6 +75,8 @@ impl Opening {
 fn how(oflag: c_int, mode: mode_t) -> spawn_template_how {
     /// The C library's constant is 0 here, because every program gets it; `openat2(2)` does so too.
     const O_LARGEFILE: c_int = 0o100_000;
+    /// Linux 7.3, which every kernel with templates is.
+    const O_EMPTYPATH: c_int = 1 << 26;
     const KNOWN: c_int = libc::O_ACCMODE
         | libc::O_CREAT
         | libc::O_EXCL
@@ -91,9 +93,10 @@ fn how(oflag: c_int, mode: mode_t) -> spawn_template_how {
         | libc::O_NOATIME
         | libc::O_CLOEXEC
         | libc::O_PATH
-        | libc::O_TMPFILE;
+        | libc::O_TMPFILE
+        | O_EMPTYPATH;
     /// All that `O_PATH` heeds.
-    const WITH_PATH: c_int = libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_PATH | libc::O_CLOEXEC;
+    const WITH_PATH: c_int = libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_PATH | libc::O_CLOEXEC | O_EMPTYPATH;
     /// `O_TMPFILE` without `O_DIRECTORY`, which is a part of it.
     const CREATES: c_int = libc::O_CREAT | (libc::O_TMPFILE & !libc::O_DIRECTORY);
 

@@ -4,11 +4,11 @@ use std::ffi::CStr;
 use std::ptr;
 
 use libc::{c_char, c_int, pid_t, posix_spawn_file_actions_t, posix_spawnattr_t};
-use spawn_template::sys;
 use spawn_template::uapi::*;
+use spawn_template::{Kernel, proof, sys};
 
 use crate::attributes::Attributes;
-use crate::cache::{self, Lease};
+use crate::cache::{self, Lease, Missing};
 use crate::file_actions::{Record, Step};
 use crate::os::{self, SavedErrno};
 use crate::real::{self, RealActions, RealAttributes, Spawn, Symbol};
@@ -145,9 +145,14 @@ unsafe fn from_template(call: &Call) -> Outcome {
         return Outcome::FallBack(Reason::ForeignRecord);
     }
     let steps = record.map_or(&[][..], Record::steps);
+    let Some(kernel) = Kernel::get() else { return Outcome::FallBack(Reason::Unsupported) };
+    // A filter may refuse a step only when an earlier one has made the file.
+    if request::is_exclusive(steps) && os::is_filtered() {
+        return Outcome::FallBack(Reason::Seccomp);
+    }
     let search = |actions: &[spawn_template_action]| {
-        let task = Task { call, actions, steps };
-        task.search(name)
+        let task = Task { call, actions, steps, kernel };
+        if kernel.can_spawn(task.flags(), actions) { task.search(name) } else { Outcome::FallBack(Reason::Unsupported) }
     };
     request::with(attributes.unwrap_or(&Attributes::NEW), steps, search).unwrap_or_else(Outcome::FallBack)
 }
@@ -157,6 +162,7 @@ struct Task<'a> {
     call: &'a Call,
     actions: &'a [spawn_template_action],
     steps: &'a [Step],
+    kernel: Kernel,
 }
 
 /// What comes of one place where the program may be.
@@ -184,7 +190,7 @@ impl Task<'_> {
         }
         let mut buffer = [0; libc::PATH_MAX as usize];
         if !self.call.search || bytes.contains(&b'/') {
-            return match self.candidate(&mut buffer, b"", bytes) {
+            return match self.candidate(&mut buffer, b"", bytes, true) {
                 Verdict::End(outcome) => outcome,
                 Verdict::Next => Outcome::FallBack(Reason::NotFound),
             };
@@ -198,8 +204,10 @@ impl Task<'_> {
             // library relies on that too.
             unsafe { CStr::from_ptr(path) }.to_bytes()
         };
-        for folder in path.split(|&byte| byte == b':') {
-            if let Verdict::End(outcome) = self.candidate(&mut buffer, folder, bytes) {
+        let mut folders = path.split(|&byte| byte == b':').peekable();
+        while let Some(folder) = folders.next() {
+            let is_last = folders.peek().is_none();
+            if let Verdict::End(outcome) = self.candidate(&mut buffer, folder, bytes, is_last) {
                 return outcome;
             }
         }
@@ -207,10 +215,10 @@ impl Task<'_> {
     }
 
     /// The program `name` in this folder, of which an empty one is none.
-    fn candidate(&self, buffer: &mut [u8], folder: &[u8], name: &[u8]) -> Verdict {
-        let relative = folder.first().or(name.first()) != Some(&b'/');
+    fn candidate(&self, buffer: &mut [u8], folder: &[u8], name: &[u8], is_last: bool) -> Verdict {
+        let is_relative = folder.first().or(name.first()) != Some(&b'/');
         let mut length = 0;
-        if relative {
+        if is_relative {
             if request::changes_directory(self.steps) {
                 return Reason::RelativePath.into();
             }
@@ -220,65 +228,102 @@ impl Task<'_> {
             }
         }
         let separator = |wanted| if wanted { &b"/"[..] } else { b"" };
-        for part in [separator(relative), folder, separator(!folder.is_empty()), name, b"\0"] {
+        let mut start = 0;
+        for part in [separator(is_relative), folder, separator(!folder.is_empty()), name, b"\0"] {
             let Some(room) = buffer.get_mut(length..).and_then(|room| room.get_mut(..part.len())) else {
-                return Reason::Other.into();
+                // Too long for an absolute path, which a relative one need not be.
+                return Reason::RelativePath.into();
             };
             room.copy_from_slice(part);
             length += part.len();
+            if start == 0 && is_relative {
+                start = length;
+            }
         }
-        match CStr::from_bytes_until_nul(buffer) {
-            Ok(path) => self.start(path, relative),
-            Err(_) => Reason::Other.into(),
+        let Ok(path) = CStr::from_bytes_until_nul(buffer) else { return Reason::Other.into() };
+        if is_relative {
+            let relative = buffer.get(start..).and_then(|rest| CStr::from_bytes_until_nul(rest).ok());
+            match relative.map(|relative| os::are_same(relative, path)) {
+                Some(Ok(true)) => {}
+                Some(Err(errno)) if is_elsewhere(errno) => return Verdict::Next,
+                // The way from the root leads elsewhere, or is barred.
+                _ => return Reason::RelativePath.into(),
+            }
         }
+        if is_of_the_process(path) {
+            return Reason::ProcPath.into();
+        }
+        self.start(path, is_last)
     }
 
     /// The program at this absolute path.
-    fn start(&self, path: &CStr, relative: bool) -> Verdict {
+    fn start(&self, path: &CStr, is_last: bool) -> Verdict {
+        let opens = self.steps.iter().any(|step| matches!(step, Step::Open(..)));
         // With a kept template it shows only after the actions that the executable has changed.
-        let fresh = request::is_exclusive(self.steps);
+        let mut fresh = request::is_exclusive(self.steps);
         for _ in 0..ATTEMPTS {
             let lease = match cache::lease(path, fresh) {
                 Ok(lease) => lease,
-                Err(errno) => return no_template(errno, relative),
+                Err(Missing::File(errno)) if is_elsewhere(errno) => return Verdict::Next,
+                // What the kernel answers about the file is not believed: it may be a filter's answer.
+                Err(Missing::File(errno) | Missing::Template(errno)) => return no_template(errno, path).into(),
             };
+            // Files are opened once, and then all folders are tried: the C library does that.
+            if opens && !is_last && !has_its_interpreter(&lease) {
+                return Reason::Search.into();
+            }
             let failure = match self.spawn(&lease) {
                 Ok(started) => return Verdict::End(Outcome::Started(started)),
                 Err(failure) => failure,
             };
             match (failure.stage, failure.error) {
-                // The kernel does not know the flags.
-                (SPAWN_TEMPLATE_STAGE_ARGUMENTS, libc::EINVAL) if failure.action < 0 && lease.is_template(path) => {
-                    return Reason::Unsupported.into();
+                // The program has closed the descriptor, or this thread never had it.
+                (SPAWN_TEMPLATE_STAGE_ARGUMENTS, libc::EBADF) if failure.action < 0 => {}
+                (SPAWN_TEMPLATE_STAGE_ARGUMENTS, libc::EMFILE | libc::ENFILE) => {
+                    // For the C library.
+                    drop(lease);
+                    cache::give_way();
+                    return Reason::Descriptors.into();
                 }
-                (SPAWN_TEMPLATE_STAGE_ARGUMENTS, libc::EBADF | libc::EINVAL) if failure.action < 0 => lease.mark_lost(),
-                (SPAWN_TEMPLATE_STAGE_ARGUMENTS, libc::EMFILE | libc::ENFILE) => return Reason::Descriptors.into(),
                 (SPAWN_TEMPLATE_STAGE_ARGUMENTS, _) => return Reason::Arguments.into(),
-                (SPAWN_TEMPLATE_STAGE_IDENTITY, libc::ESTALE | libc::EACCES) if failure.action < 0 => {
-                    lease.mark_stale()
-                }
+                (SPAWN_TEMPLATE_STAGE_IDENTITY, libc::ESTALE | libc::EACCES) if failure.action < 0 => {}
                 (SPAWN_TEMPLATE_STAGE_IDENTITY, _) => return Reason::Seccomp.into(),
-                (SPAWN_TEMPLATE_STAGE_EXEC, errno) if self.call.search && is_elsewhere(errno) => return Verdict::Next,
+                (SPAWN_TEMPLATE_STAGE_EXEC, errno)
+                    if self.call.search && is_elsewhere(errno) && (is_last || !opens) =>
+                {
+                    return Verdict::Next;
+                }
                 (SPAWN_TEMPLATE_STAGE_CREATE | SPAWN_TEMPLATE_STAGE_ACTION | SPAWN_TEMPLATE_STAGE_EXEC, errno) => {
                     return Verdict::End(Outcome::Failed(errno));
                 }
                 // The kernel did not get as far as to write the result.
                 _ => return Reason::Unsupported.into(),
             }
+            fresh = true;
         }
         Reason::Changing.into()
+    }
+
+    /// How to start it, but for the check of the template.
+    fn flags(&self) -> u64 {
+        let pidfd = if self.call.pidfd { 0 } else { SPAWN_TEMPLATE_SPAWN_NO_PIDFD };
+        u64::from(SPAWN_TEMPLATE_SPAWN_INHERIT_FDS | pidfd)
     }
 
     /// *spawn_template_spawn*
     fn spawn(&self, template: &Lease) -> Result<Started, spawn_template_result> {
         let mut pidfd: c_int = -1;
-        let mut result = spawn_template_result { action: -1, ..Default::default() };
+        let mut result = spawn_template_result { stage: u32::MAX, action: -1, ..Default::default() };
+        let id = template.identity().id(&self.kernel);
+        if id.is_none() && !template.identity().is(template.fd()) {
+            let stage = SPAWN_TEMPLATE_STAGE_ARGUMENTS;
+            return Err(spawn_template_result { stage, action: -1, error: libc::EBADF, reserved: 0 });
+        }
         let actions = if self.actions.is_empty() { ptr::null() } else { self.actions.as_ptr() };
-        let (kind, place) =
-            if self.call.pidfd { (0, address(&raw mut pidfd)) } else { (SPAWN_TEMPLATE_SPAWN_NO_PIDFD, 0) };
         let args = spawn_template_spawn_args {
-            flags: u64::from(SPAWN_TEMPLATE_SPAWN_INHERIT_FDS | kind),
-            pidfd: place,
+            flags: self.flags() | if id.is_some() { proof::CHECK_ID } else { 0 },
+            template_id: id.unwrap_or(0),
+            pidfd: if self.call.pidfd { address(&raw mut pidfd) } else { 0 },
             argv: address(self.call.argv),
             envp: address(self.call.envp),
             actions: address(actions),
@@ -289,6 +334,10 @@ impl Task<'_> {
         };
         // SAFETY: `pidfd` and `result` may be written to; the kernel only reads the caller's vectors.
         match unsafe { sys::spawn_template_spawn(template.fd(), &args, size_of_val(&args)) } {
+            // A filter can answer with a number as well, but then nothing has been written.
+            Ok(pid) if pid <= 0 || result.stage != SPAWN_TEMPLATE_STAGE_NONE => {
+                Err(spawn_template_result { error: libc::ENOSYS, ..result })
+            }
             Ok(_) if self.call.pidfd => Ok(Started::Pidfd(pidfd)),
             Ok(pid) => Ok(Started::Id(pid)),
             Err(error) => Err(spawn_template_result { error: os::errno_of(&error), ..result }),
@@ -296,17 +345,36 @@ impl Task<'_> {
     }
 }
 
-/// What it means that there is no template of a path.
-fn no_template(errno: c_int, relative: bool) -> Verdict {
+/// What it means that there is no template of what this process may execute, or search if it is a folder.
+fn no_template(errno: c_int, path: &CStr) -> Reason {
     match errno {
-        libc::ENOSYS | libc::EPERM => Reason::Unsupported.into(),
-        libc::ENOEXEC => Reason::NotElf.into(),
-        libc::EMFILE | libc::ENFILE => Reason::Descriptors.into(),
-        // The way from the root may be barred where the one from the working directory is not.
-        libc::EACCES if relative => Reason::RelativePath.into(),
-        errno if is_elsewhere(errno) => Verdict::Next,
-        _ => Reason::Other.into(),
+        libc::ENOEXEC => Reason::NotElf,
+        libc::EMFILE | libc::ENFILE => Reason::Descriptors,
+        libc::EACCES if !os::is_file(path) => Reason::NotFound,
+        libc::ENOSYS | libc::EPERM | libc::EINVAL | libc::EBADF | libc::EFAULT | libc::EOPNOTSUPP => {
+            Reason::Unsupported
+        }
+        // It was there a moment ago, so this is a filter's answer.
+        errno if is_elsewhere(errno) => Reason::Unsupported,
+        _ => Reason::Other,
     }
+}
+
+/// Whether the program has no ELF interpreter, or one that this process may execute.
+fn has_its_interpreter(lease: &Lease) -> bool {
+    let mut buffer = [0; libc::PATH_MAX as usize];
+    match proof::interpreter(lease.fd(), &mut buffer) {
+        Ok(Some(name)) => name.to_bytes().first() == Some(&b'/') && os::access(name).is_ok(),
+        Ok(None) => true,
+        Err(_) => false,
+    }
+}
+
+/// Whether the path may lead to another file for another process.
+fn is_of_the_process(path: &CStr) -> bool {
+    const PREFIXES: [&[u8]; 3] = [b"/proc/", b"/dev/fd/", b"/dev/std"];
+    // Which is the caller's program for the child as well, until it executes another.
+    path != c"/proc/self/exe" && PREFIXES.iter().any(|prefix| path.to_bytes().starts_with(prefix))
 }
 
 /// Whether `posix_spawnp(3)` goes on with the next folder.

@@ -17,11 +17,16 @@ pub(crate) enum Reason {
     NotElf,
     /// There is no such program; file actions may still have effects.
     NotFound,
-    /// The name is relative to a directory that the child has yet to change to, or to one without a path.
+    /// The name is relative to a directory that the child has yet to change to, or to one that cannot be reached from the
+    /// root.
     RelativePath,
+    /// A path that is another one for another process.
+    ProcPath,
+    /// The search has to go on after files have been opened.
+    Search,
     /// More than the kernel takes.
     TooManyActions,
-    /// A seccomp filter forbids what the child would do.
+    /// A seccomp filter forbids what the child would do, or decides about it.
     Seccomp,
     /// The executable changed again and again, or is not the same for the child.
     Changing,
@@ -35,11 +40,13 @@ pub(crate) enum Reason {
     Other,
 }
 
-const REASONS: [(Reason, &str); 11] = [
+const REASONS: [(Reason, &str); 13] = [
     (Reason::Unsupported, "unsupported"),
     (Reason::NotElf, "not-elf"),
     (Reason::NotFound, "not-found"),
     (Reason::RelativePath, "relative-path"),
+    (Reason::ProcPath, "proc-path"),
+    (Reason::Search, "search"),
     (Reason::TooManyActions, "too-many-actions"),
     (Reason::Seccomp, "seccomp"),
     (Reason::Changing, "changing"),

@@ -1,5 +1,7 @@
 //! What the tests share that run programs with the library.
 
+#![allow(dead_code, reason = "not every test needs all of this")]
+
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
@@ -8,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// The library, which cargo has put beside the test.
-fn library() -> PathBuf {
+pub fn library() -> PathBuf {
     let test = env::current_exe().expect("the test has a path");
     test.parent().expect("a folder").join("libspawn_template_preload.so")
 }
