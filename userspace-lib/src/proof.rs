@@ -16,8 +16,8 @@ use crate::uapi::{
     SPAWN_TEMPLATE_SPAWN_CHECK_ID, SPAWN_TEMPLATE_STAGE_ARGUMENTS, spawn_template_result, spawn_template_spawn_args,
 };
 
-/// What `/proc/self/fd/N` reads for a template; the second is that of the first kernels that had them.
-const LINKS: [&[u8]; 2] = [b"anon_inode:[spawn_template]", b"anon_inode:spawn_template"];
+/// What `/proc/self/fd/N` reads for a template.
+const TEMPLATE: &[u8] = b"anon_inode:[spawn_template]";
 
 /// The kernel compares the id of the template.
 pub const CHECK_ID: u64 = SPAWN_TEMPLATE_SPAWN_CHECK_ID as u64;
@@ -96,7 +96,7 @@ pub fn close(fd: c_int, identity: &Identity) {
 /// Whether the descriptor of the calling thread with this number is a template.
 pub fn is_template(fd: c_int) -> bool {
     let mut link = [0; LINK];
-    read_link(b"/proc/thread-self/fd/", fd, &mut link).is_some_and(|link| LINKS.contains(&link))
+    read_link(b"/proc/thread-self/fd/", fd, &mut link).is_some_and(|link| link == TEMPLATE)
 }
 
 /// Whether [`is_template`] can find out anything: not after a `chroot` to a place without `/proc`.

@@ -36,7 +36,8 @@ fn writing() -> MutexGuard<'static, ()> {
 /// A copy of a program that the test may change.
 fn copy(program: &str, name: &str) -> PathBuf {
     let path = env::temp_dir().join(format!("spawn-template-{}-{name}", process::id()));
-    fs::copy(program, &path).unwrap();
+    // Another process writes it: no child that a test makes meanwhile can hold it open for writing.
+    assert!(process::Command::new("cp").arg(program).arg(&path).status().unwrap().success());
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     path
 }

@@ -7,6 +7,7 @@
 
 mod accounting;
 mod actions;
+mod arguments;
 mod aslr;
 mod attach_storm;
 mod attack;
@@ -107,6 +108,7 @@ const FILES: &[&[Test]] = &[
     identity::TESTS,
     fields::TESTS,
     actions::TESTS,
+    arguments::TESTS,
     fds::TESTS,
     session::TESTS,
     ids::TESTS,

@@ -10,7 +10,7 @@ use crate::twice::Twice;
 use crate::{same, tests};
 
 tests!("privilege":
-    programs_of_a_user [180], programs_with_no_new_privs [180], programs_with_no_new_privs_action [180],
+    programs_of_a_user [180], programs_of_a_hardened_caller [180], programs_with_no_new_privs [180], programs_with_no_new_privs_action [180],
     programs_with_fewer_bounds [180], programs_of_root [180], root_without_root_powers [180], root_that_keeps_capabilities,
     root_with_ambient_capabilities, unreadable_program, effective_user_is_not_the_real_one [180], in_a_user_namespace [180],
     secure_mode_is_announced, no_new_privs_action_stays_in_the_child,
@@ -117,6 +117,18 @@ fn become_somebody() -> io::Result<()> {
 
 fn programs_of_a_user() -> Outcome {
     all("privilege-user", &caller(become_somebody))
+}
+
+/// What a caller has said of its address space for good counts for a program with other rights as well.
+fn programs_of_a_hardened_caller() -> Outcome {
+    /// Memory is never both writable and executable.
+    const REFUSE_EXEC_GAIN: u64 = 1;
+    let enter = || {
+        become_somebody()?;
+        os::prctl(libc::PR_SET_THP_DISABLE, 1, 0)?;
+        os::prctl(libc::PR_SET_MDWE, REFUSE_EXEC_GAIN, 0)
+    };
+    all("privilege-hardened", &caller(enter))
 }
 
 fn programs_with_no_new_privs() -> Outcome {

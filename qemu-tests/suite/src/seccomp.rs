@@ -11,7 +11,7 @@ use crate::template::{Act, Open, Sched, Template};
 use crate::{ensure, same, tests};
 
 tests!("seccomp":
-    filters_apply_to_the_child, execve_denied, vfork_denied, each_action_denied, execve_allowed, other_calls_denied,
+    filters_apply_to_the_child, execve_denied, execveat_denied, vfork_denied, each_action_denied, execve_allowed, other_calls_denied,
     strictest_filter_wins, filter_on_the_call_itself, filter_on_create, killing_filter_on_the_call_itself,
     supervisor_is_not_asked, refusal_comes_before_argument_checks, filter_of_another_thread, strict_mode,
     without_new_privileges,
@@ -77,6 +77,24 @@ fn denied(number: libc::c_long) -> Outcome {
 
 fn execve_denied() -> Outcome {
     denied(libc::SYS_execve)
+}
+
+/// A template made from a descriptor is what execveat() would execute, and it is that call which counts.
+fn execveat_denied() -> Outcome {
+    for (number, refused) in [(libc::SYS_execveat, true), (libc::SYS_execve, false)] {
+        in_worker(|| {
+            let template = Template::of_fd(&File::open(crate::template::child("nothing"))?)?;
+            Filter::allowing().on(number, errno(libc::EXDEV)).install()?;
+            if !refused {
+                same!(template.status()?, Status::Exited(0), "status where only execve is forbidden");
+                return Ok(());
+            }
+            let mut failing = Failing::new()?;
+            failing.both("execveat", &template.spawn(), Failure::at(Stage::Identity, libc::EXDEV));
+            failing.finish()
+        })?;
+    }
+    Ok(())
 }
 
 fn vfork_denied() -> Outcome {

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 /// How many bytes an attack reads or writes at a place.
 const SIZE: usize = 8;
 
-/// What [`write`] puts there.
+/// What [`write()`] puts there.
 const WRITTEN: [u8; SIZE] = *b"attacked";
 
 /// MADV_COLD: harmless, and refused as everything is that is done to others.
