@@ -313,11 +313,7 @@ impl Fields<'_> {
 }
 
 /// An OPEN action.
-fn open(
-    action: &bindings::spawn_template_action,
-    plan: &Plan,
-    inner: &mut u64,
-) -> Result<Step> {
+fn open(action: &bindings::spawn_template_action, plan: &Plan, inner: &mut u64) -> Result<Step> {
     let newfd = u32::try_from(action.newfd).map_err(|_| EINVAL)?;
     if action.arg == 0 || (action.fd < 0 && action.fd != bindings::AT_FDCWD) {
         return Err(EINVAL);

@@ -57,9 +57,7 @@ impl Call {
     /// Asks the seccomp filters of the calling task whether it may make the call.
     pub(crate) fn ask(&self) -> Result {
         // SAFETY: A process may call it at any time, with any numbers.
-        to_result(unsafe {
-            bindings::spawn_permitted(self.number as c_int, self.args.as_ptr())
-        })
+        to_result(unsafe { bindings::spawn_permitted(self.number as c_int, self.args.as_ptr()) })
     }
 
     /// Begins the call in the child that `spawn` has made, which is the calling task.
