@@ -45,7 +45,7 @@ use kernel::{
 
 /// Why the child did not get on.
 enum Stop {
-    /// Whoever is asked about a system call forbids it.
+    /// A tracer, a filter or a security module forbids it.
     Refused(Error),
     /// It was tried.
     Failed(Error),

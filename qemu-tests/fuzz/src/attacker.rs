@@ -32,7 +32,7 @@ const STOP: Duration = Duration::from_secs(10);
 
 /// Attacks the children of `worker` until that has ended.
 pub fn main(worker: libc::pid_t, slot: usize, mut rng: Rng, counts: &Counts) -> i32 {
-    // Whoever ends this program ends the attacks as well.
+    // The end of this program ends the attacks as well.
     if sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64).is_err() {
         return 1;
     }

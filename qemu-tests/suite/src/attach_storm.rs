@@ -1,7 +1,7 @@
 //! Tracers that try to attach just when a child execs, and stops that come just then, never make a spawn fail, as they never
 //! make an execve fail.
 //!
-//! Whoever attaches holds a lock that exec takes. Here processes without any right to attach try all the time, on a processor
+//! A tracer that attaches holds a lock that exec takes. Here processes without any right to attach try all the time, on a processor
 //! that a real-time task takes away from them at any moment: so the lock is often held for long, and the child, which waits
 //! for it, is stopped and continued meanwhile.
 

@@ -90,7 +90,7 @@ impl Hold {
     fn end(&self, way: Way) -> io::Result<Status> {
         match (self.point, way) {
             (Point::Fifo, _) => Ok(Status::Exited(7)),
-            // Another program, which whoever goes by the name alone executes.
+            // Another program, which a lookup by name alone finds.
             (Point::Exec, Way::Fork | Way::PosixSpawn) => Ok(Status::Exited(0)),
             (Point::Exec, Way::Nowait) => Ok(Status::Exited(127)),
             (Point::Exec, Way::Waiting) => Err(io::Error::from_raw_os_error(libc::ESTALE)),

@@ -218,7 +218,7 @@ impl Cache {
 
     /// Keeps a new template, which has one user.
     fn keep(&mut self, path: &[u8], hash: u64, fd: c_int, identity: Identity) -> Option<(usize, u64)> {
-        // Whoever had this number before was closed by the program.
+        // The program closed the file that had this number before.
         for slot in self.slots.iter_mut().filter(|slot| slot.fd == fd) {
             *slot = Slot::FREE;
         }

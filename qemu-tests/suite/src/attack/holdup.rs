@@ -45,7 +45,7 @@ pub struct Means {
 }
 
 impl Means {
-    /// Makes it in this folder. The descriptors of the control group are root's, whoever uses them.
+    /// Makes it in this folder. The descriptors of the control group are root's, even if others use them.
     pub fn new(folder: &Folder, name: &str) -> Outcome<Means> {
         let gate = folder.join("gate");
         os::mkfifo(&gate)?;
