@@ -1,86 +1,81 @@
-//! A file system of a test's own, by way of `/dev/fuse`: one folder with one file, whose opening takes as long as the test
-//! wants. A process of its own serves it.
+//! The side of `/dev/fuse` that serves: a file system of a test's own, with one folder and one file in it. What opening and
+//! reading the file does is the test's business. A process of its own serves it.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use crate::harness::{Outcome, failed, patience};
+use crate::harness::{Outcome, failed};
 use crate::os;
 use crate::template::Folder;
 
-/// The file's name.
-const NAME: &[u8] = b"file";
-/// What is in it.
-const CONTENT: &[u8] = b"served by a test\n";
 /// The file's node; the folder is 1.
 const FILE: u64 = 2;
 
 /// Requests, by the names that linux/fuse.h gives them.
-const LOOKUP: u32 = 1;
-const FORGET: u32 = 2;
-const GETATTR: u32 = 3;
-const OPEN: u32 = 14;
-const READ: u32 = 15;
-const RELEASE: u32 = 18;
-const FLUSH: u32 = 25;
-const INIT: u32 = 26;
-const INTERRUPT: u32 = 36;
-const BATCH_FORGET: u32 = 42;
+const LOOKUP: u64 = 1;
+const FORGET: u64 = 2;
+const GETATTR: u64 = 3;
+const OPEN: u64 = 14;
+const READ: u64 = 15;
+const RELEASE: u64 = 18;
+const FLUSH: u64 = 25;
+const INIT: u64 = 26;
+const INTERRUPT: u64 = 36;
+const BATCH_FORGET: u64 = 42;
 
 /// The size of the header of each request.
 const HEADER: usize = 40;
 /// No file system can get by with less room for a request.
 const ROOM: usize = 64 * 1024;
 
+/// In the answer to OPEN: nothing is kept in the page cache.
+pub const DIRECT: u64 = 1;
+
+/// The file that is served.
+pub struct Node {
+    /// Its name.
+    pub name: &'static str,
+    /// Its permissions.
+    pub mode: u32,
+    /// Its size in bytes.
+    pub size: u64,
+    /// All its times, in seconds.
+    pub time: u64,
+}
+
 /// A mounted file system. Unmounted when dropped, by the process that has mounted it.
-pub struct Fuse {
+pub struct Mount {
     folder: Folder,
     server: i32,
     owner: u32,
-    control: OwnedFd,
+    name: &'static str,
 }
 
-impl Fuse {
-    /// Mounts one in a new folder of `/tmp`, for all users. An open of its file waits for [`Fuse::release`] if `hold`.
+impl Mount {
+    /// Mounts a file system in a new folder of `/tmp`, for all users, and has `serve` serve it in a process of its own.
     /// The mount goes with the process's own mount namespace, which has to be private.
-    pub fn mount(name: &str, hold: bool) -> Outcome<Fuse> {
-        let folder = Folder::tmp(name)?;
+    pub fn new(folder: &str, node: Node, serve: impl FnOnce(Connection) -> io::Result<()>) -> Outcome<Mount> {
+        let (folder, name) = (Folder::tmp(folder)?, node.name);
         let device = os::open("/dev/fuse", libc::O_RDWR).map_err(|e| failed(format!("/dev/fuse: {e}")))?;
         let options = format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other", device.as_raw_fd());
-        let safe = libc::MS_NOSUID | libc::MS_NODEV;
-        os::mount("test", folder.path(), "fuse.test", safe, &options).map_err(|e| failed(format!("mount: {e}")))?;
-        let (control, theirs) = os::socketpair()?;
+        let flags = libc::MS_NOSUID | libc::MS_NODEV;
+        os::mount("test", folder.path(), "fuse.test", flags, &options).map_err(|e| failed(format!("mount: {e}")))?;
         let server = os::fork()?;
         if server == 0 {
-            drop(control);
-            let served =
-                Server { device: File::from(device), control: File::from(theirs), hold, held: Vec::new() }.run();
-            os::exit_now(i32::from(served.is_err()));
+            let connection = Connection { device: File::from(device), node, room: vec![0; ROOM] };
+            os::exit_now(i32::from(serve(connection).is_err()));
         }
-        Ok(Fuse { folder, server, owner: std::process::id(), control })
+        Ok(Mount { folder, server, owner: std::process::id(), name })
     }
 
     /// The file's path.
     pub fn file(&self) -> String {
-        self.folder.join("file")
-    }
-
-    /// Whether an open comes within `ms` milliseconds that waits now. Each is told once.
-    pub fn holds(&self, ms: i32) -> io::Result<bool> {
-        if !os::readable(self.control.as_raw_fd(), ms)? {
-            return Ok(false);
-        }
-        Ok(File::from(self.control.try_clone()?).read(&mut [0])? == 1)
-    }
-
-    /// Answers the opens that wait.
-    pub fn release(&self) -> io::Result<()> {
-        File::from(self.control.try_clone()?).write_all(b"r")
+        self.folder.join(self.name)
     }
 }
 
-impl Drop for Fuse {
+impl Drop for Mount {
     fn drop(&mut self) {
         // A process made by fork has a copy, but not the file system.
         if self.owner == std::process::id() {
@@ -91,101 +86,98 @@ impl Drop for Fuse {
     }
 }
 
-/// What answers the kernel.
-struct Server {
-    device: File,
-    control: File,
-    hold: bool,
-    /// The opens that wait.
-    held: Vec<u64>,
+/// What the kernel wants to know of the file.
+pub enum Request {
+    /// It is opened; answered by [`Connection::opened`].
+    Open(u64),
+    /// It is read; answered by [`Connection::contents`].
+    Read(Range),
 }
 
-impl Server {
-    /// Serves until nobody can release an open any more, or the file system is gone.
-    fn run(mut self) -> io::Result<()> {
-        let mut room = vec![0; ROOM];
-        loop {
-            let mut ready = [&self.device, &self.control].map(|f| libc::pollfd {
-                fd: f.as_raw_fd(),
-                events: libc::POLLIN,
-                revents: 0,
-            });
-            os::poll(&mut ready, patience(600) as i32 * 1000)?;
-            if ready[1].revents != 0 {
-                if self.control.read(&mut [0])? == 0 {
-                    return Ok(());
-                }
-                for unique in std::mem::take(&mut self.held) {
-                    self.answer(unique, &opened())?;
-                }
-            }
-            if ready[0].revents != 0 {
-                let length = self.device.read(&mut room)?;
-                self.serve(&room[..length])?;
-            }
-        }
-    }
+/// A part of the file.
+pub struct Range {
+    unique: u64,
+    offset: usize,
+    length: usize,
+}
 
-    fn serve(&mut self, request: &[u8]) -> io::Result<()> {
-        let (code, unique, node) = (word(request, 4) as u32, long(request, 8), long(request, 16));
+/// The server's end.
+pub struct Connection {
+    device: File,
+    node: Node,
+    room: Vec<u8>,
+}
+
+impl Connection {
+    /// The next request that is about the file's contents, if one comes before another that is not; those are answered.
+    pub fn next(&mut self) -> io::Result<Option<Request>> {
+        let length = match self.device.read(&mut self.room) {
+            // A request that was interrupted before it was read.
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+            length => length?,
+        };
+        let request = &self.room[..length];
+        let (code, unique, node) = (number(request, 4, 4), number(request, 8, 8), number(request, 16, 8));
         let body = request.get(HEADER..).unwrap_or_default();
         match code {
-            // Version 7.31; the least it takes for the rest: requests in the background, and bytes per write.
-            INIT => self.answer(unique, &words(&[7, 31, 0, 0, 16 | 12 << 16, 4096, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0])),
-            LOOKUP if body.strip_suffix(b"\0") == Some(NAME) => {
-                // Valid for no time at all, so that each open asks anew.
-                let entry = [&longs(&[FILE, 0, 0, 0, 0])[..], &attributes(FILE)].concat();
-                self.answer(unique, &entry)
-            }
-            LOOKUP => self.refuse(unique, libc::ENOENT),
-            GETATTR => self.answer(unique, &[&longs(&[0, 0])[..], &attributes(node)].concat()),
-            OPEN if self.hold => {
-                self.held.push(unique);
-                self.control.write_all(b"h")
-            }
-            OPEN => self.answer(unique, &opened()),
+            OPEN => return Ok(Some(Request::Open(unique))),
             READ => {
-                let offset = (long(body, 8) as usize).min(CONTENT.len());
-                let end = (offset + word(body, 16) as usize).min(CONTENT.len());
-                self.answer(unique, &CONTENT[offset..end])
+                let (offset, length) = (number(body, 8, 8) as usize, number(body, 16, 4) as usize);
+                return Ok(Some(Request::Read(Range { unique, offset, length })));
             }
-            RELEASE | FLUSH => self.answer(unique, &[]),
+            // Version 7.31; the least it takes for the rest: requests in the background, bytes per write, times of 1 ns.
+            INIT => self.reply(unique, 0, &words(&[7, 31, 0, 0, 16 | 12 << 16, 4096, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]))?,
+            LOOKUP if body.strip_suffix(b"\0") == Some(self.node.name.as_bytes()) => {
+                // Valid for no time at all, so that each open asks anew.
+                let entry = [&longs(&[FILE, 0, 0, 0, 0])[..], &attributes(&self.node, FILE)].concat();
+                self.reply(unique, 0, &entry)?;
+            }
+            LOOKUP => self.reply(unique, libc::ENOENT, &[])?,
+            GETATTR => self.reply(unique, 0, &[&longs(&[0, 0])[..], &attributes(&self.node, node)].concat())?,
+            RELEASE | FLUSH => self.reply(unique, 0, &[])?,
             // These have no answer. As many servers do, this one goes on with what is interrupted.
-            FORGET | BATCH_FORGET | INTERRUPT => Ok(()),
-            _ => self.refuse(unique, libc::ENOSYS),
+            FORGET | BATCH_FORGET | INTERRUPT => (),
+            _ => self.reply(unique, libc::ENOSYS, &[])?,
         }
+        Ok(None)
     }
 
-    fn answer(&mut self, unique: u64, body: &[u8]) -> io::Result<()> {
-        self.reply(unique, 0, body)
+    /// Lets an open succeed, with `flags` such as [`DIRECT`].
+    pub fn opened(&mut self, unique: u64, flags: u64) -> io::Result<()> {
+        self.reply(unique, 0, &longs(&[0, flags]))
     }
 
-    fn refuse(&mut self, unique: u64, error: i32) -> io::Result<()> {
-        self.reply(unique, -error, &[])
+    /// Answers a read of a file that holds `contents`.
+    pub fn contents(&mut self, range: &Range, contents: &[u8]) -> io::Result<()> {
+        let start = range.offset.min(contents.len());
+        let end = (start + range.length).min(contents.len());
+        self.reply(range.unique, 0, &contents[start..end])
     }
 
     fn reply(&mut self, unique: u64, error: i32, body: &[u8]) -> io::Result<()> {
-        let header = [words(&[16 + body.len() as u32, error as u32]), longs(&[unique])].concat();
+        let header = [words(&[16 + body.len() as u32, -error as u32]), longs(&[unique])].concat();
         match self.device.write_all(&[&header[..], body].concat()) {
-            // Who asked was killed.
+            // The process that asked was killed.
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(()),
             result => result,
         }
     }
 }
 
-/// The answer to OPEN: no handle of our own, and nothing is kept in the page cache.
-fn opened() -> Vec<u8> {
-    longs(&[0, 1])
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.device.as_fd()
+    }
 }
 
 /// `struct fuse_attr` of a node.
-fn attributes(node: u64) -> Vec<u8> {
+fn attributes(file: &Node, node: u64) -> Vec<u8> {
     let (mode, links, size) = match node {
-        FILE => (libc::S_IFREG | 0o666, 1, CONTENT.len() as u64),
+        FILE => (libc::S_IFREG | file.mode, 1, file.size),
         _ => (libc::S_IFDIR | 0o755, 2, 0),
     };
-    [longs(&[node, size, 1, 0, 0, 0]), words(&[0, 0, 0, mode, links, 0, 0, 0, 4096, 0])].concat()
+    let times = [file.time; 3];
+    [longs(&[node, size, 1]), longs(&times), words(&[0, 0, 0, mode, links, 0, 0, 0, 4096, 0])].concat()
 }
 
 fn words(values: &[u32]) -> Vec<u8> {
@@ -201,27 +193,19 @@ fn number(bytes: &[u8], at: usize, size: usize) -> u64 {
     bytes.iter().skip(at).take(size).rev().fold(0, |value, &byte| value << 8 | u64::from(byte))
 }
 
-fn word(bytes: &[u8], at: usize) -> u64 {
-    number(bytes, at, 4)
-}
-
-fn long(bytes: &[u8], at: usize) -> u64 {
-    number(bytes, at, 8)
-}
-
 #[cfg(test)]
-mod tests {
+mod unit {
     use super::*;
 
     #[test]
     fn structures_have_the_sizes_of_the_header() {
-        assert_eq!(attributes(FILE).len(), 88);
-        assert_eq!(opened().len(), 16);
+        let node = Node { name: "file", mode: 0o644, size: 5, time: 0 };
+        assert_eq!(attributes(&node, FILE).len(), 88);
     }
 
     #[test]
     fn numbers_are_read() {
         let bytes = [words(&[1, 2]), longs(&[3 << 40])].concat();
-        assert_eq!((word(&bytes, 4), long(&bytes, 8), long(&bytes, 16)), (2, 3 << 40, 0));
+        assert_eq!((number(&bytes, 4, 4), number(&bytes, 8, 8), number(&bytes, 16, 8)), (2, 3 << 40, 0));
     }
 }

@@ -77,6 +77,7 @@ mod seccomp_tsync;
 mod session;
 mod show;
 mod signals;
+mod slow_fs;
 mod smack;
 mod spawn;
 mod stale;

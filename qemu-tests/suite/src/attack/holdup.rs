@@ -7,9 +7,9 @@ use std::os::unix::fs::FileExt;
 use super::caller::Caller;
 use super::stops::{self, eventually};
 use crate::control_group::Cgroup;
-use crate::fuse::Fuse;
 use crate::harness::{Outcome, failed};
 use crate::os;
+use crate::slow_fs::SlowFs;
 use crate::template::{Folder, set_mode};
 
 /// Milliseconds that a child may take to get where it is held up, or out of there.
@@ -38,7 +38,7 @@ pub struct Means {
     /// The FIFO.
     pub gate: String,
     /// The file system.
-    pub fuse: Fuse,
+    pub fuse: SlowFs,
     group: Cgroup,
     procs: File,
     freeze: File,
@@ -53,7 +53,7 @@ impl Means {
         let group = Cgroup::new(name, &[])?;
         let file = |name: &str| os::open(group.path(name), libc::O_WRONLY).map(File::from);
         let (procs, freeze) = (file("cgroup.procs")?, file("cgroup.freeze")?);
-        Ok(Means { gate, fuse: Fuse::mount(name, true)?, group, procs, freeze })
+        Ok(Means { gate, fuse: SlowFs::mount(name, true)?, group, procs, freeze })
     }
 
     /// Thaws the control group.
