@@ -12,8 +12,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
-use std::{env, io, process, thread};
+use std::{env, process, thread};
 
 use alone::{alone, answer_calls, calls, close_all, descriptors, errno, forked};
 use spawn_template::{Command, Mode, Open, Reason, Template, Via, cache};
@@ -239,12 +238,7 @@ fn a_filter_that_is_installed_later() {
 fn a_supervisor_that_decides_about_exec() {
     alone("a_supervisor_that_decides_about_exec", || {
         assert_eq!(usual(), via("/bin/true"));
-        let (sender, receiver) = mpsc::channel();
-        thread::spawn(move || supervise(receiver.recv().unwrap()));
-        let notify = alone::answer(libc::SECCOMP_RET_USER_NOTIF);
-        let steps =
-            [alone::load(0), alone::unless(libc::SYS_execve as u32, 1), notify, alone::answer(libc::SECCOMP_RET_ALLOW)];
-        sender.send(alone::filter(&steps, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)).unwrap();
+        alone::supervise_exec();
         let expected = if spawn_template::is_supported() { Reason::Seccomp } else { Reason::Unsupported };
         for program in ["/bin/true", "/bin/false", "true"] {
             assert_eq!(via(program), Via::ForkExec(expected));
@@ -256,26 +250,6 @@ fn a_supervisor_that_decides_about_exec() {
         assert_eq!(command.status().unwrap().code(), Some(0));
         fs::remove_dir_all(&folder).unwrap();
     });
-}
-
-/// Lets every system call go on that a filter asks about.
-fn supervise(listener: i32) {
-    loop {
-        // SAFETY: structures of integers, of which zeroes are values.
-        let (mut question, mut answer): (libc::seccomp_notif, libc::seccomp_notif_resp) =
-            unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
-        // SAFETY: the structure may be written to.
-        if unsafe { libc::ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut question) } != 0 {
-            if io::Error::last_os_error().raw_os_error() == Some(libc::EINTR) {
-                continue;
-            }
-            return;
-        }
-        answer.id = question.id;
-        answer.flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
-        // SAFETY: the structure may be read and written.
-        unsafe { libc::ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut answer) };
-    }
 }
 
 #[test]

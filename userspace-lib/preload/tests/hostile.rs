@@ -10,8 +10,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
-use std::sync::mpsc;
-use std::{env, io, ptr, thread};
+use std::{env, ptr, thread};
 
 use alone::{answer_calls, calls, close_all, descriptors, errno, forked};
 use common::{folder, library, number};
@@ -266,15 +265,7 @@ fn no_call_without_the_file() {
 #[test]
 fn a_supervisor_that_decides_about_exec() {
     let stats = both_ways("a_supervisor_that_decides_about_exec", || {
-        let (sender, receiver) = mpsc::channel();
-        thread::spawn(move || supervise(receiver.recv().expect("a descriptor")));
-        let steps = [
-            alone::load(0),
-            alone::unless(libc::SYS_execve as u32, 1),
-            alone::answer(libc::SECCOMP_RET_USER_NOTIF),
-            alone::answer(libc::SECCOMP_RET_ALLOW),
-        ];
-        sender.send(alone::filter(&steps, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)).expect("a thread");
+        alone::supervise_exec();
         true_and_false();
         // The file is made once.
         let file = folder("supervised").join("file");
@@ -284,26 +275,6 @@ fn a_supervisor_that_decides_about_exec() {
         fs::remove_dir_all(file.parent().expect("a folder")).expect("removed");
     });
     assert_counted(stats, "seccomp");
-}
-
-/// Lets every system call go on that a filter asks about.
-fn supervise(listener: c_int) {
-    loop {
-        // SAFETY: structures of integers, of which zeroes are values.
-        let (mut question, mut answer): (libc::seccomp_notif, libc::seccomp_notif_resp) =
-            unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
-        // SAFETY: the structure may be written to.
-        if unsafe { libc::ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut question) } != 0 {
-            if io::Error::last_os_error().raw_os_error() == Some(libc::EINTR) {
-                continue;
-            }
-            return;
-        }
-        answer.id = question.id;
-        answer.flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
-        // SAFETY: the structure may be read and written.
-        unsafe { libc::ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut answer) };
-    }
 }
 
 #[test]

@@ -4,7 +4,10 @@
 
 use std::env;
 use std::fs;
+use std::io;
 use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
 
 /// Names the test that a process is for.
 const NAME: &str = "SPAWN_TEMPLATE_ALONE";
@@ -95,7 +98,7 @@ pub fn filter(steps: &[libc::sock_filter], flags: libc::c_ulong) -> i32 {
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
     // SAFETY: the program is one, for as long as the call takes.
     let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
-    assert!(result >= 0, "{}", std::io::Error::last_os_error());
+    assert!(result >= 0, "{}", io::Error::last_os_error());
     result as i32
 }
 
@@ -112,4 +115,37 @@ pub fn answer_calls(calls: &[i64], action: u32) {
 /// The numbers of the two system calls, or what they would be.
 pub fn calls() -> [i64; 2] {
     spawn_template::Kernel::get().map_or([473, 474], |kernel| [kernel.create, kernel.spawn])
+}
+
+/// Installs a filter that has a thread of this process asked about each execve(2), which it lets go on.
+pub fn supervise_exec() {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || supervise(receiver.recv().unwrap()));
+    let steps = [
+        load(0),
+        unless(libc::SYS_execve as u32, 1),
+        answer(libc::SECCOMP_RET_USER_NOTIF),
+        answer(libc::SECCOMP_RET_ALLOW),
+    ];
+    sender.send(filter(&steps, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)).unwrap();
+}
+
+/// Lets every system call go on that a filter asks about.
+fn supervise(listener: i32) {
+    loop {
+        // SAFETY: structures of integers, of which zeroes are values.
+        let (mut question, mut answer): (libc::seccomp_notif, libc::seccomp_notif_resp) =
+            unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+        // SAFETY: the structure may be written to.
+        if unsafe { libc::ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut question) } != 0 {
+            if io::Error::last_os_error().raw_os_error() == Some(libc::EINTR) {
+                continue;
+            }
+            return;
+        }
+        answer.id = question.id;
+        answer.flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
+        // SAFETY: the structure may be read and written.
+        unsafe { libc::ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut answer) };
+    }
 }
