@@ -1,9 +1,11 @@
 //! Audit: each action is recorded, and matched by rules and watches, as the system call that it stands for.
 
 use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 
 use crate::audit::{ATTRIBUTES, Daemon, EXECVE, Events, PATH, READ, Rule, SYSCALL, WRITE, field, record};
+use crate::filter::Filter;
 use crate::harness::{Checks, Outcome, in_worker};
 use crate::os::{self, Status};
 use crate::template::{Act, Folder, Open, Sched, Spawn, Template};
@@ -12,6 +14,7 @@ use crate::{ensure, same, tests};
 tests!("audit_actions":
     watch_on_what_is_written, watches_of_all_uses [120], watch_on_a_folder, watch_on_a_working_directory,
     each_action_is_a_call [180], failing_actions [120], actions_come_before_execve, execve_is_one_call,
+    filters_that_log,
 );
 
 /// What a SYSCALL record says.
@@ -303,4 +306,50 @@ fn execve_is_one_call() -> Outcome {
         same!(alike(&spawned), alike(&plain), "records with OPEN and CHDIR");
         Ok(())
     })
+}
+
+/// What a filter says about a step of a spawn is logged, as it is of a system call.
+fn filters_that_log() -> Outcome {
+    /// `AUDIT_SECCOMP`.
+    const SECCOMP: u16 = 1326;
+    let daemon = Daemon::start(None)?;
+    for action in [libc::SECCOMP_RET_LOG, libc::SECCOMP_RET_TRAP, libc::SECCOMP_RET_KILL_PROCESS] {
+        let (caller, spawned) = spawn_under(action)?;
+        let events = daemon.events()?;
+        let logged = |pid: i32| {
+            let (pid, number) = (pid.to_string(), libc::SYS_umask.to_string());
+            events
+                .values()
+                .filter_map(|event| record(event, SECCOMP))
+                .any(|text| field(text, "pid") == Some(&pid) && field(text, "syscall") == Some(&number))
+        };
+        // The caller is asked first, and the child only where the caller may go on.
+        let by_request = action == libc::SECCOMP_RET_TRAP;
+        same!(logged(caller), !by_request, "a record of the caller, action {action:#x}");
+        if let Some(spawned) = spawned {
+            ensure!(logged(spawned), "no record of the child, action {action:#x}");
+        }
+    }
+    Ok(())
+}
+
+/// Spawns with UMASK under a filter that answers this about it. Returns who called and who was started.
+fn spawn_under(action: u32) -> Outcome<(i32, Option<i32>)> {
+    let template = Template::child("nothing")?;
+    let (reader, writer) = os::pipe()?;
+    let caller = os::fork()?;
+    if caller == 0 {
+        let spawned = Filter::allowing().on(libc::SYS_umask, action).install().and_then(|()| {
+            let child = template.spawn().act(Act::Umask(0)).run()?;
+            let pid = child.pid;
+            child.wait().map(|_| pid)
+        });
+        let told = File::from(writer).write_all(&spawned.unwrap_or(0).to_le_bytes());
+        os::exit_now(i32::from(told.is_err()));
+    }
+    drop(writer);
+    let mut pid = [0; 4];
+    File::from(reader).read_exact(&mut pid)?;
+    same!(os::waitpid(caller, 0)?.1, Status::Exited(0), "the caller");
+    Ok((caller, Some(i32::from_le_bytes(pid)).filter(|&pid| pid != 0)))
 }

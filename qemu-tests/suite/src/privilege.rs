@@ -123,9 +123,12 @@ fn programs_of_a_user() -> Outcome {
 fn programs_of_a_hardened_caller() -> Outcome {
     /// Memory is never both writable and executable.
     const REFUSE_EXEC_GAIN: u64 = 1;
+    /// The libc crate does not have it.
+    const PR_SET_MEMORY_MERGE: i32 = 67;
     let enter = || {
         become_somebody()?;
         os::prctl(libc::PR_SET_THP_DISABLE, 1, 0)?;
+        os::prctl(PR_SET_MEMORY_MERGE, 1, 0)?;
         os::prctl(libc::PR_SET_MDWE, REFUSE_EXEC_GAIN, 0)
     };
     all("privilege-hardened", &caller(enter))
