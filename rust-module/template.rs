@@ -66,9 +66,6 @@ pub(crate) struct Template {
     failures: Atomic<u64>,
 }
 
-/// The number of the next template.
-static NEXT_ID: Atomic<u64> = Atomic::new(1);
-
 impl Template {
     fn new(file: ExecFile, origin: Origin, name: UserString, learn: bool) -> Result<Self> {
         // Writes are denied from before the identity is taken until the metadata has been read.
@@ -85,7 +82,8 @@ impl Template {
             interpreter: interpreter.and_then(Result::ok),
             startup: learn.then(StartupPages::new).transpose()?,
             creator: creds::current(),
-            id: NEXT_ID.fetch_add(1, Relaxed),
+            // SAFETY: May be called at any time.
+            id: unsafe { bindings::spawn_template_new_id() },
             spawns: Atomic::new(0),
             failures: Atomic::new(0),
         })

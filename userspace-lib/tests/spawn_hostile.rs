@@ -472,3 +472,38 @@ fn the_program_of_this_process() {
         assert!(cache::template(&exe).is_ok());
     });
 }
+
+/// How many templates this process has open.
+fn templates() -> usize {
+    let links = fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+    links.filter(|link| link.to_string_lossy().contains("spawn_template")).count()
+}
+
+#[test]
+fn a_server_that_changes_its_user() {
+    alone("a_server_that_changes_its_user", || {
+        // SAFETY: has no arguments.
+        if unsafe { libc::geteuid() } != 0 {
+            eprintln!("skipped: only root may");
+            return;
+        }
+        for user in 1000..1010 {
+            // SAFETY: plain numbers.
+            assert_eq!(unsafe { (libc::seteuid(0), libc::seteuid(user)) }, (0, 0));
+            via("/bin/true");
+            assert!(templates() <= spawn_template::cache::len(), "templates of former users stay open");
+        }
+    });
+}
+
+#[test]
+fn a_filter_that_kills_for_a_spawn() {
+    alone("a_filter_that_kills_for_a_spawn", || {
+        let template = Template::open("/bin/true").unwrap();
+        via("/bin/true");
+        answer_calls(&alone::calls(), libc::SECCOMP_RET_KILL_PROCESS);
+        drop(template);
+        spawn_template::cache::clear();
+        assert_eq!(templates(), 0);
+    });
+}

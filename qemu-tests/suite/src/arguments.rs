@@ -2,12 +2,14 @@
 
 use std::fs;
 
-use crate::harness::{Outcome, failed};
+use crate::harness::{Outcome, failed, in_worker, with_complaints};
 use crate::os::{self, Status};
-use crate::template::{Act, Folder, Open, Template};
+use crate::template::{Act, Folder, Open, Template, set_mode};
 use crate::{ensure, same, tests};
 
-tests!("arguments": of_a_child_nobody_waits_for, of_a_child_that_fails, of_a_setuid_program);
+tests!("arguments":
+    of_a_child_nobody_waits_for, of_a_child_that_fails, of_a_setuid_program, of_a_setuid_program_without_memory,
+);
 
 /// Arguments of about two megabytes.
 fn large() -> Vec<String> {
@@ -51,10 +53,10 @@ fn of_a_child_that_fails() -> Outcome {
 /// Exec moves the strings of a program with other rights to a new address space.
 fn of_a_setuid_program() -> Outcome {
     let folder = Folder::new("/var/tmp", "arguments-setuid")?;
-    crate::template::set_mode(folder.path(), 0o755)?;
+    set_mode(folder.path(), 0o755)?;
     let path = folder.copy("nothing")?;
-    crate::template::set_mode(&path, 0o4755)?;
-    crate::harness::in_worker(|| {
+    set_mode(&path, 0o4755)?;
+    in_worker(|| {
         os::setgroups(&[])?;
         os::become_user(12345)?;
         let template = Template::path(&path)?;
@@ -65,4 +67,49 @@ fn of_a_setuid_program() -> Outcome {
         }
         Ok(())
     })
+}
+
+/// There is no memory for the other address space. The kernel would say "Bad rss-counter state" of pages that stay counted.
+fn of_a_setuid_program_without_memory() -> Outcome {
+    let folder = Folder::new("/var/tmp", "arguments-memory")?;
+    set_mode(folder.path(), 0o755)?;
+    let (path, fifo) = (folder.copy("nothing")?, folder.join("fifo"));
+    set_mode(&path, 0o4755)?;
+    os::mkfifo(&fifo)?;
+    set_mode(&fifo, 0o644)?;
+    let worker = os::fork()?;
+    if worker == 0 {
+        let ended = || -> Outcome<Status> {
+            os::setgroups(&[])?;
+            os::become_user(12345)?;
+            let open = Open::new(&fifo, libc::O_RDONLY, 9);
+            Ok(Template::path(&path)?.spawn().argv(large()).open(open).nowait().status()?)
+        };
+        // Exec had not passed its point of no return.
+        os::exit_now(i32::from(!matches!(ended(), Ok(Status::Exited(127)))));
+    }
+    // The child has opened the other end, or waits for it.
+    let writer = os::open(&fifo, libc::O_WRONLY | libc::O_NONBLOCK);
+    same!(writer.is_err(), true, "whether the child is not there yet");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let limits = [("kbytes", "4"), ("memory", "2")];
+    let before = limits.map(|(name, _)| fs::read_to_string(format!("/proc/sys/vm/overcommit_{name}")));
+    // It says that there is not enough memory.
+    let status = with_complaints(|| {
+        let set = |values: [(&str, &str); 2]| -> Outcome {
+            for (name, value) in values {
+                fs::write(format!("/proc/sys/vm/overcommit_{name}"), value)?;
+            }
+            Ok(())
+        };
+        set(limits)?;
+        let opened = os::open(&fifo, libc::O_WRONLY);
+        let status = os::waitpid(worker, 0);
+        let [_, memory] = &before;
+        fs::write("/proc/sys/vm/overcommit_memory", memory.as_deref().unwrap_or("0"))?;
+        opened?;
+        Ok(status?.1)
+    })?;
+    same!(status, Status::Exited(0), "whether the spawn failed as it should");
+    Ok(())
 }
