@@ -122,7 +122,7 @@ impl Action {
     }
 
     /// The `n`-th of them.
-    pub(crate) fn call(&self, n: usize) -> Option<Call> {
+    fn call(&self, n: usize) -> Option<Call> {
         // One for each signal, and one for each ID; the others stand for one call at most.
         match self.step {
             Step::SigDefault(signals) | Step::SigIgnore(signals) => {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use libc::{c_int, c_long};
 
-use crate::uapi::spawn_template_action;
+use crate::uapi::{SPAWN_TEMPLATE_SPAWN_CHECK_ID, spawn_template_action};
 
 /// The file by which a kernel with spawn templates identifies itself.
 pub const PATH: &CStr = c"/proc/spawn_template";
@@ -107,10 +107,11 @@ impl Kernel {
         (kernel.create > 0 && kernel.spawn > 0 && kernel.create != kernel.spawn).then_some(kernel)
     }
 
-    /// Whether it knows these flags and actions.
+    /// Whether it knows these flags and actions, and can check the id of a template, which each spawn has it do.
     pub fn can_spawn(&self, flags: u64, actions: &[spawn_template_action]) -> bool {
         let known =
             |action: &spawn_template_action| 1_u64.checked_shl(action.type_).is_some_and(|bit| self.actions & bit != 0);
+        let flags = flags | u64::from(SPAWN_TEMPLATE_SPAWN_CHECK_ID);
         flags & !self.spawn_flags == 0 && actions.iter().all(known)
     }
 }
@@ -211,11 +212,11 @@ pub(crate) fn errno() -> c_int {
 mod tests {
     use super::*;
 
-    const TEXT: &str = "spawn_template 1\ncreate 473\nspawn 474\ncreate_flags 0x3\nspawn_flags 0x7\nactions 0x7fffff\n";
+    const TEXT: &str = "spawn_template 1\ncreate 473\nspawn 474\ncreate_flags 0x3\nspawn_flags 0xf\nactions 0x7fffff\n";
 
     #[test]
     fn reads_numbers_and_masks() {
-        let expected = Kernel { create: 473, spawn: 474, create_flags: 3, spawn_flags: 7, actions: 0x7f_ffff };
+        let expected = Kernel { create: 473, spawn: 474, create_flags: 3, spawn_flags: 15, actions: 0x7f_ffff };
         assert_eq!(Kernel::parse(TEXT.as_bytes()), Some(expected));
         // Any order, and what a later kernel may add.
         let text = "spawn_template 1\nfuture a b c\nspawn 600\nactions 1\n\nword\ncreate 601\n";
@@ -250,12 +251,13 @@ mod tests {
 
     #[test]
     fn flags_and_actions_are_looked_up() {
-        let kernel = Kernel { create: 1, spawn: 2, create_flags: 0, spawn_flags: 0b101, actions: 0b1001 };
+        let kernel = Kernel { create: 1, spawn: 2, create_flags: 0, spawn_flags: 0b1101, actions: 0b1001 };
         let action = |type_| spawn_template_action { type_, ..Default::default() };
         assert!(kernel.can_spawn(0b100, &[action(0), action(3)]));
         assert!(!kernel.can_spawn(0b010, &[]));
         assert!(!kernel.can_spawn(0, &[action(1)]));
         assert!(!kernel.can_spawn(0, &[action(64)]) && !kernel.can_spawn(0, &[action(67)]));
+        assert!(!Kernel { spawn_flags: 0b0101, ..kernel }.can_spawn(0, &[]));
     }
 
     #[test]

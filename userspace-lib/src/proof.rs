@@ -1,8 +1,8 @@
 //! Whether a descriptor is a template, and which.
 //!
 //! A number that was a template's once may be another file's by now: the program has closed it, or the calling thread
-//! has a table of descriptors of its own. So before a template is used its [`Identity`] is compared, by the kernel where
-//! it can do that as part of the spawn, and before one is closed as well.
+//! has a table of descriptors of its own. So the kernel compares the [`Identity`] of a template as part of each spawn, and
+//! it is compared here before a template is closed.
 //!
 //! Nothing here allocates, locks or is a cancellation point, so `libspawn_template_preload.so` uses it as well.
 
@@ -20,63 +20,50 @@ use crate::uapi::{
 /// What `/proc/self/fd/N` reads for a template.
 const TEMPLATE: &[u8] = b"anon_inode:[spawn_template]";
 
-/// The kernel compares the id of the template.
+/// The kernel compares the id of the template, as part of each spawn. A kernel that cannot has no templates for us.
 pub const CHECK_ID: u64 = SPAWN_TEMPLATE_SPAWN_CHECK_ID as u64;
 
-/// What tells a template from others.
+/// The kernel's number for a template, which no other template gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
-    /// The kernel's number for it, which no other template gets; 0 if the kernel has none.
-    id: u64,
-    /// A hash of what the kernel says about the executable.
-    executable: u64,
-}
+pub struct Identity(u64);
 
 impl Identity {
     /// The identity of the template that is open with this number; the `errno` if that cannot be found out, `ENOSYS` if
     /// it is no template.
     pub fn of(fd: c_int) -> Result<Self, c_int> {
         let mut id = 0_u64;
-        let mut hash = FNV;
         let mut known = 0_u8;
         info(fd, |key, value| {
-            match key {
-                b"id" => id = value.iter().fold(id, |id, &byte| id.wrapping_mul(10).wrapping_add((byte & 0xf).into())),
-                b"path" | b"dev" | b"inode" | b"size" => hash = fnv(hash, value),
-                _ => {}
-            }
             known |= match key {
                 b"path" => 1,
                 b"dev" => 2,
                 b"inode" => 4,
-                // The second is for those who may read the executable.
-                b"id" | b"program-headers" => 8,
+                b"id" => {
+                    let digit = |id: u64, byte: &u8| id.wrapping_mul(10).wrapping_add((byte & 0xf).into());
+                    id = value.iter().fold(id, digit);
+                    8
+                }
                 _ => 0,
             };
         })?;
-        if known == 15 { Ok(Identity { id, executable: hash }) } else { Err(libc::ENOSYS) }
+        if known == 15 { Ok(Identity(id)) } else { Err(libc::ENOSYS) }
     }
 
-    /// The id that the kernel can compare as part of a spawn; `None` if it has to be compared here.
-    pub fn id(&self, kernel: &Kernel) -> Option<u64> {
-        (self.id != 0 && kernel.spawn_flags & CHECK_ID != 0).then_some(self.id)
+    /// For [`CHECK_ID`].
+    pub fn id(self) -> u64 {
+        self.0
     }
 
     /// Whether the descriptor of the calling thread with this number is this template.
     ///
     /// A spawn is tried only where `/proc` cannot tell: a filter that kills for that call may be in force by now.
-    pub fn is(&self, fd: c_int) -> bool {
+    pub fn is(self, fd: c_int) -> bool {
+        let ask = || Kernel::get().is_some_and(|kernel| asks(&kernel, fd, self.0));
         match Self::of(fd) {
-            Ok(found) if self.id != 0 => found.id == self.id,
-            Ok(found) => found == *self,
-            Err(libc::EMFILE | libc::ENFILE | libc::EACCES) => self.asks(fd),
-            Err(_) => !is_possible() && self.asks(fd),
+            Ok(found) => found == self,
+            Err(libc::EMFILE | libc::ENFILE | libc::EACCES) => ask(),
+            Err(_) => !is_possible() && ask(),
         }
-    }
-
-    fn asks(&self, fd: c_int) -> bool {
-        let kernel = Kernel::get().and_then(|kernel| Some((kernel, self.id(&kernel)?)));
-        kernel.is_some_and(|(kernel, id)| asks(&kernel, fd, id))
     }
 }
 
@@ -102,7 +89,7 @@ fn asks(kernel: &Kernel, fd: c_int, id: u64) -> bool {
 }
 
 /// Closes the descriptor if it is this template.
-pub fn close(fd: c_int, identity: &Identity) {
+pub fn close(fd: c_int, identity: Identity) {
     if identity.is(fd) {
         kernel::close(fd);
     }
@@ -272,13 +259,6 @@ impl<F: FnMut(&[u8], &[u8])> Lines<F> {
             }
         }
     }
-}
-
-const FNV: u64 = 0xcbf2_9ce4_8422_2325;
-
-/// FNV-1a
-fn fnv(hash: u64, bytes: &[u8]) -> u64 {
-    bytes.iter().fold(hash, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]

@@ -151,17 +151,16 @@ pub(crate) fn address<T: ?Sized>(pointer: *const T) -> u64 {
 ///
 /// The kernel only reads what `request` leads to, and answers `EFAULT` where it cannot. The descriptors in the actions
 /// should be ones that the caller may use.
-pub(crate) unsafe fn spawn(template: RawFd, identity: &Identity, request: &Request<'_>) -> Result<Started, Failure> {
+pub(crate) unsafe fn spawn(template: RawFd, identity: Identity, request: &Request<'_>) -> Result<Started, Failure> {
     let kernel = Kernel::get().filter(|kernel| kernel.can_spawn(request.flags, request.actions));
-    let Some(kernel) = kernel else { return Err(Failure::MISSING) };
-    let id = identity.id(&kernel);
-    if id.is_none() && !identity.is(template) {
-        return Err(Failure::new(Stage::Arguments, libc::EBADF));
+    if kernel.is_none() {
+        return Err(Failure::MISSING);
     }
     let mut pidfd: c_int = -1;
     let mut result = spawn_template_result { stage: u32::MAX, action: -1, ..Default::default() };
-    let mut args = spawn_template_spawn_args {
-        flags: request.flags,
+    let args = spawn_template_spawn_args {
+        flags: request.flags | proof::CHECK_ID,
+        template_id: identity.id(),
         pidfd: address(&raw mut pidfd),
         argv: address(request.argv),
         envp: address(request.envp),
@@ -171,10 +170,6 @@ pub(crate) unsafe fn spawn(template: RawFd, identity: &Identity, request: &Reque
         result_size: size_of_val(&result) as u64,
         ..Default::default()
     };
-    if let Some(id) = id {
-        args.flags |= proof::CHECK_ID;
-        args.template_id = id;
-    }
     // SAFETY: `pidfd` and `result` may be written to, and the caller answers for the rest.
     let pid = unsafe { sys::spawn_template_spawn(template, &args, size_of_val(&args)) };
     match pid {

@@ -59,7 +59,7 @@ enum Kind {
 impl Drop for Inner {
     fn drop(&mut self) {
         match &self.kind {
-            Kind::Template(identity) => proof::close(self.fd, identity),
+            Kind::Template(identity) => proof::close(self.fd, *identity),
             Kind::Executable(executable, _) => {
                 // SAFETY: the number of a descriptor that was open; it is only looked at.
                 let is_ours = executable.is_file(unsafe { BorrowedFd::borrow_raw(self.fd) });
@@ -169,7 +169,7 @@ impl Template {
         let via = match &self.inner.kind {
             Kind::Template(identity) if hooks.is_empty() => {
                 // SAFETY: the caller answers for the request.
-                let failure = match unsafe { raw::spawn(self.inner.fd, identity, request) } {
+                let failure = match unsafe { raw::spawn(self.inner.fd, *identity, request) } {
                     Ok(started) => return Ok((started, Via::Template)),
                     Err(failure) => failure,
                 };

@@ -85,7 +85,7 @@ impl Slot {
     fn close(&mut self) {
         let slot = std::mem::replace(self, Slot::FREE);
         if let Some(identity) = slot.identity {
-            proof::close(slot.fd, &identity);
+            proof::close(slot.fd, identity);
         }
     }
 }
@@ -185,7 +185,7 @@ impl Drop for Lease {
                     }
                 }
             }
-            None => proof::close(self.fd, &self.identity),
+            None => proof::close(self.fd, self.identity),
         }
     }
 }

@@ -151,7 +151,7 @@ unsafe fn from_template(call: &Call) -> Outcome {
         return Outcome::FallBack(Reason::Seccomp);
     }
     let search = |actions: &[spawn_template_action]| {
-        let task = Task { call, actions, steps, kernel };
+        let task = Task { call, actions, steps };
         if kernel.can_spawn(task.flags(), actions) { task.search(name) } else { Outcome::FallBack(Reason::Unsupported) }
     };
     request::with(attributes.unwrap_or(&Attributes::NEW), steps, search).unwrap_or_else(Outcome::FallBack)
@@ -162,7 +162,6 @@ struct Task<'a> {
     call: &'a Call,
     actions: &'a [spawn_template_action],
     steps: &'a [Step],
-    kernel: Kernel,
 }
 
 /// What comes of one place where the program may be.
@@ -304,25 +303,20 @@ impl Task<'_> {
         Reason::Changing.into()
     }
 
-    /// How to start it, but for the check of the template.
+    /// How to start it.
     fn flags(&self) -> u64 {
         let pidfd = if self.call.pidfd { 0 } else { SPAWN_TEMPLATE_SPAWN_NO_PIDFD };
-        u64::from(SPAWN_TEMPLATE_SPAWN_INHERIT_FDS | pidfd)
+        u64::from(SPAWN_TEMPLATE_SPAWN_INHERIT_FDS | pidfd) | proof::CHECK_ID
     }
 
     /// *spawn_template_spawn*
     fn spawn(&self, template: &Lease) -> Result<Started, spawn_template_result> {
         let mut pidfd: c_int = -1;
         let mut result = spawn_template_result { stage: u32::MAX, action: -1, ..Default::default() };
-        let id = template.identity().id(&self.kernel);
-        if id.is_none() && !template.identity().is(template.fd()) {
-            let stage = SPAWN_TEMPLATE_STAGE_ARGUMENTS;
-            return Err(spawn_template_result { stage, action: -1, error: libc::EBADF, reserved: 0 });
-        }
         let actions = if self.actions.is_empty() { ptr::null() } else { self.actions.as_ptr() };
         let args = spawn_template_spawn_args {
-            flags: self.flags() | if id.is_some() { proof::CHECK_ID } else { 0 },
-            template_id: id.unwrap_or(0),
+            flags: self.flags(),
+            template_id: template.identity().id(),
             pidfd: if self.call.pidfd { address(&raw mut pidfd) } else { 0 },
             argv: address(self.call.argv),
             envp: address(self.call.envp),
