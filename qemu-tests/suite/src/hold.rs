@@ -268,8 +268,12 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if !self.over {
-            for pid in [Some(self.child), self.caller].into_iter().flatten() {
+            let pids = [self.caller, Some(self.child)];
+            for pid in pids.into_iter().flatten() {
                 let _ = os::kill(pid, libc::SIGKILL);
+            }
+            // The caller first: a child that it leaves unreaped becomes ours then.
+            for pid in pids.into_iter().flatten() {
                 let _ = os::waitpid(pid, libc::__WALL);
             }
         }
