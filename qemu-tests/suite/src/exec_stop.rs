@@ -92,9 +92,10 @@ fn caller_goes_on() -> Outcome {
             } else if step.is_event(libc::PTRACE_EVENT_VFORK_DONE) {
                 done += 1;
             } else if step.is_event(libc::PTRACE_EVENT_EXEC) {
-                // Whether it has come already or is waiting to be told.
+                // Whether it has come already or is waiting to be told. A child so fast that this is told of EXEC before
+                // VFORK leaves nothing to wait for.
                 let end = Instant::now() + Duration::from_secs(patience(8).into());
-                while done == 0 && !os::has_news(caller, libc::WSTOPPED)? {
+                while caller != 0 && done == 0 && !os::has_news(caller, libc::WSTOPPED)? {
                     ensure!(
                         Instant::now() < end,
                         "{kind:?}: the caller stayed in its call while the child was at EXEC"
