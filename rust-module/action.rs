@@ -95,9 +95,10 @@ pub(crate) enum Step {
     Cgroup(c_int),
 }
 
-/// The types of actions that are known, each as a bit of its number. They have no gaps.
+/// The types of actions that are known, each as a bit of its number. They have no gaps, and 0 is no
+/// type.
 pub(crate) const TYPES: u64 =
-    (2 << bindings::spawn_template_action_type_SPAWN_TEMPLATE_ACTION_CGROUP) - 1;
+    (2 << bindings::spawn_template_action_type_SPAWN_TEMPLATE_ACTION_CGROUP) - 2;
 
 /// One action: what the child does, and what the caller called it by.
 pub(crate) struct Action {
@@ -107,6 +108,7 @@ pub(crate) struct Action {
     pub(crate) newfd: c_int,
     pub(crate) flags: u32,
     pub(crate) arg: u64,
+    pub(crate) arg_size: u64,
     /// The user address that is in what `arg` points to: of a path, a set, a list.
     pub(crate) inner: u64,
     /// The user address of the action.
@@ -127,6 +129,7 @@ pub(crate) fn read(
         newfd: action.newfd,
         flags: action.flags,
         arg: action.arg,
+        arg_size: action.arg_size,
         inner,
         addr,
     })
@@ -163,7 +166,7 @@ fn read_step(
             Ok(Step::Fchdir(plan.source(fields.fd()?)))
         }
         bindings::spawn_template_action_type_SPAWN_TEMPLATE_ACTION_OPEN => {
-            fields.only(&[Field::Fd, Field::Newfd, Field::Arg])?;
+            fields.only(&[Field::Fd, Field::Newfd, Field::Arg, Field::ArgSize])?;
             open(action, plan, inner)
         }
         bindings::spawn_template_action_type_SPAWN_TEMPLATE_ACTION_CLOSE_RANGE => {
@@ -185,12 +188,12 @@ fn read_step(
             })
         }
         bindings::spawn_template_action_type_SPAWN_TEMPLATE_ACTION_SIGMASK => {
-            fields.only(&[Field::Arg])?;
-            Ok(Step::SigMask(sigset(action.arg, inner)?))
+            fields.only(&[Field::Arg, Field::ArgSize])?;
+            Ok(Step::SigMask(sigset(action, inner)?))
         }
         bindings::spawn_template_action_type_SPAWN_TEMPLATE_ACTION_SIGDEFAULT => {
-            fields.only(&[Field::Arg])?;
-            Ok(Step::SigDefault(sigset(action.arg, inner)?))
+            fields.only(&[Field::Arg, Field::ArgSize])?;
+            Ok(Step::SigDefault(sigset(action, inner)?))
         }
         bindings::spawn_template_action_type_SPAWN_TEMPLATE_ACTION_CHDIR => {
             fields.only(&[Field::Arg])?;
@@ -220,8 +223,8 @@ fn read_step(
             Ok(Step::Umask(action.arg as bindings::umode_t))
         }
         bindings::spawn_template_action_type_SPAWN_TEMPLATE_ACTION_RLIMIT => {
-            fields.only(&[Field::Arg])?;
-            rlimit(action.arg)
+            fields.only(&[Field::Arg, Field::ArgSize])?;
+            rlimit(action)
         }
         bindings::spawn_template_action_type_SPAWN_TEMPLATE_ACTION_SCHED => {
             fields.only(&[Field::Arg])?;
@@ -241,8 +244,8 @@ fn read_step(
             Ok(Step::Setgid(action.arg.try_into()?))
         }
         bindings::spawn_template_action_type_SPAWN_TEMPLATE_ACTION_SETGROUPS => {
-            fields.only(&[Field::Arg])?;
-            Ok(Step::Setgroups(Groups::read(action.arg, inner)?))
+            fields.only(&[Field::Arg, Field::ArgSize])?;
+            Ok(Step::Setgroups(Groups::read(action, inner)?))
         }
         bindings::spawn_template_action_type_SPAWN_TEMPLATE_ACTION_NO_NEW_PRIVS => {
             fields.only(&[])?;
@@ -256,8 +259,8 @@ fn read_step(
             Ok(Step::Pdeathsig(action.arg as u8))
         }
         bindings::spawn_template_action_type_SPAWN_TEMPLATE_ACTION_SIGIGNORE => {
-            fields.only(&[Field::Arg])?;
-            Ok(Step::SigIgnore(sigset(action.arg, inner)?))
+            fields.only(&[Field::Arg, Field::ArgSize])?;
+            Ok(Step::SigIgnore(sigset(action, inner)?))
         }
         bindings::spawn_template_action_type_SPAWN_TEMPLATE_ACTION_CGROUP => {
             fields.only(&[Field::Fd])?;
@@ -279,19 +282,21 @@ enum Field {
     Fd,
     Newfd,
     Arg,
+    ArgSize,
 }
 
 /// The fields of an action.
 struct Fields<'a>(&'a bindings::spawn_template_action);
 
 impl Fields<'_> {
-    /// `EINVAL` if a field is set that is none of `used`, or `arg` is used for a null pointer.
+    /// `EINVAL` if a field is set that is none of `used`.
     fn only(&self, used: &[Field]) -> Result {
         let unused = [
             (Field::Flags, self.0.flags == 0),
             (Field::Fd, self.0.fd == 0),
             (Field::Newfd, self.0.newfd == 0),
             (Field::Arg, self.0.arg == 0),
+            (Field::ArgSize, self.0.arg_size == 0),
         ];
         if unused
             .iter()
@@ -315,18 +320,15 @@ impl Fields<'_> {
 /// An OPEN action.
 fn open(action: &bindings::spawn_template_action, plan: &Plan, inner: &mut u64) -> Result<Step> {
     let newfd = u32::try_from(action.newfd).map_err(|_| EINVAL)?;
-    if action.arg == 0 || (action.fd < 0 && action.fd != bindings::AT_FDCWD) {
+    if action.fd < 0 && action.fd != bindings::AT_FDCWD {
         return Err(EINVAL);
     }
-    let spawn_template_open(open) = uapi::read(action.arg)?;
+    let least = bindings::SPAWN_TEMPLATE_OPEN_SIZE_VER0;
+    let spawn_template_open(open) = uapi::read_arg(action, least)?;
     *inner = open.path;
-    let may_be_empty = open.how.flags & u64::from(bindings::O_EMPTYPATH) != 0;
+    let how = open.how;
+    let may_be_empty = how.flags & u64::from(bindings::O_EMPTYPATH) != 0;
     let path = path(open.path, may_be_empty)?;
-    let how = bindings::open_how {
-        flags: open.how.flags,
-        mode: open.how.mode,
-        resolve: open.how.resolve,
-    };
     // SAFETY: `how` is a valid structure.
     to_result(unsafe { bindings::check_open_how(&how) })?;
     let absolute = path.to_bytes().starts_with(b"/")
@@ -353,8 +355,9 @@ fn path(addr: u64, may_be_empty: bool) -> Result<UserString> {
 }
 
 /// An RLIMIT action.
-fn rlimit(addr: u64) -> Result<Step> {
-    let spawn_template_rlimit(args) = uapi::read_arg(addr)?;
+fn rlimit(action: &bindings::spawn_template_action) -> Result<Step> {
+    let least = bindings::SPAWN_TEMPLATE_RLIMIT_SIZE_VER0;
+    let spawn_template_rlimit(args) = uapi::read_arg(action, least)?;
     if args.resource >= u64::from(bindings::RLIM_NLIMITS) || args.cur > args.max {
         return Err(EINVAL);
     }
@@ -367,11 +370,12 @@ fn rlimit(addr: u64) -> Result<Step> {
     })
 }
 
-/// The signals that the set at `addr` holds, without those that nothing can be done about.
+/// The signals in the set that `action` refers to, without those that nothing can be done about.
 ///
 /// `inner` is set to where the set itself is.
-fn sigset(addr: u64, inner: &mut u64) -> Result<u64> {
-    let spawn_template_sigset(set) = uapi::read_arg(addr)?;
+fn sigset(action: &bindings::spawn_template_action, inner: &mut u64) -> Result<u64> {
+    let least = bindings::SPAWN_TEMPLATE_SIGSET_SIZE_VER0;
+    let spawn_template_sigset(set) = uapi::read_arg(action, least)?;
     *inner = set.sigset;
     if set.sigsetsize != size_of::<u64>() as u64 {
         return Err(EINVAL);

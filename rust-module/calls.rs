@@ -3,9 +3,9 @@
 //! The system calls that a spawn stands for.
 //!
 //! After fork(), a child would make a system call for each action. Tracers, seccomp filters, audit
-//! and tracepoints know these by their numbers and arguments, so each action names the calls that it
-//! does the work of, with the arguments that they would have. Pointers are those that the caller of
-//! the spawn has given; where there is none, the address of the action stands for it.
+//! and tracepoints know these by their numbers and arguments, so each action names the calls that
+//! it does the work of, with the arguments that they would have. Pointers are those that the caller
+//! of the spawn has given; where there is none, the address of the action stands for it.
 
 use crate::{
     action::{
@@ -48,10 +48,10 @@ impl Call {
         Self::new(__NR_execve, [name, argv, envp])
     }
 
-    /// execveat(2) of what was open as `fd`. `name` stands for the empty path.
-    pub(crate) fn execveat(fd: u32, name: u64, argv: u64, envp: u64) -> Self {
-        let flags = AT_EMPTY_PATH.into();
-        Self::new(__NR_execveat, [fd.into(), name, argv, envp, flags])
+    /// execveat(2), likewise, with the descriptor and the flags of the template.
+    pub(crate) fn execveat(fd: c_int, name: u64, argv: u64, envp: u64, flags: u32) -> Self {
+        let fd = (fd as u32).into();
+        Self::new(__NR_execveat, [fd, name, argv, envp, flags.into()])
     }
 
     /// Asks the seccomp filters of the calling task whether it may make the call.
@@ -153,9 +153,13 @@ impl Action {
                 Call::new(__NR_openat, [fd, self.inner, how.flags, how.mode])
             }
             Step::Open { .. } => {
-                let how = self.arg + size_of::<u64>() as u64;
-                let size = size_of::<open_how>() as u64;
-                Call::new(__NR_openat2, [fd, self.inner, how, size])
+                let before = size_of::<u64>() as u64;
+                let size = match self.arg_size {
+                    0 => SPAWN_TEMPLATE_OPEN_SIZE_VER0.into(),
+                    size => size,
+                };
+                let args = [fd, self.inner, self.arg + before, size - before];
+                Call::new(__NR_openat2, args)
             }
             Step::CloseRange { first, last, .. } => {
                 let (first, last) = (u64::from(*first), u64::from(*last));

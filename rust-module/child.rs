@@ -101,8 +101,8 @@ pub(crate) fn run(
             })?;
         }
         drop(action);
-        // SAFETY: The child holds no lock. A file that was closed is closed now, not after exec.
-        unsafe { bindings::task_work_run() };
+        // SAFETY: This is the child, and it holds no lock.
+        unsafe { bindings::spawn_end_step() };
     }
 
     let file = restarting(|| {

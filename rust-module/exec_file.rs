@@ -17,17 +17,18 @@ use kernel::{
 ///
 /// # Invariants
 ///
-/// The file was returned by `open_exec()` or `open_exec_path()` and not yet given to
+/// The file was returned by `open_exec_at()` or `open_exec_path()` and not yet given to
 /// `close_exec()`.
 pub(crate) struct ExecFile(ManuallyDrop<HeldFile>);
 
 impl ExecFile {
-    /// Opens what `path` names, with the permission checks and security hooks of execve(2) and
-    /// with its errors.
-    pub(crate) fn open(path: &CStr) -> Result<Self> {
-        // SAFETY: `path` is a valid NUL-terminated string.
-        let file = from_err_ptr(unsafe { bindings::open_exec(path.as_char_ptr()) })?;
-        // SAFETY: `open_exec()` returned this file.
+    /// Opens what execveat(2) would execute, with its permission checks, security hooks and errors.
+    pub(crate) fn open(fd: c_int, path: &CStr, flags: u32) -> Result<Self> {
+        // SAFETY: `path` is a valid NUL-terminated string; any numbers will do.
+        let file = from_err_ptr(unsafe {
+            bindings::open_exec_at(fd, path.as_char_ptr(), flags as c_int)
+        })?;
+        // SAFETY: `open_exec_at()` returned this file.
         unsafe { Self::from_raw(file) }
     }
 
@@ -41,8 +42,8 @@ impl ExecFile {
 
     /// # Safety
     ///
-    /// `file` must have been returned by `open_exec()` or `open_exec_path()`, without error, and is
-    /// given up by the caller.
+    /// `file` must have been returned by `open_exec_at()` or `open_exec_path()`, without error, and
+    /// is given up by the caller.
     unsafe fn from_raw(file: *mut bindings::file) -> Result<Self> {
         let file = NonNull::new(file).ok_or(EINVAL)?;
         // SAFETY: By the safety requirements the reference is the caller's to give.

@@ -27,13 +27,14 @@ pub(crate) struct Groups(NonNull<bindings::group_info>);
 unsafe impl Send for Groups {}
 
 impl Groups {
-    /// Reads what the `struct spawn_template_groups` at `addr` lists.
+    /// Reads what the `struct spawn_template_groups` of `action` lists.
     ///
     /// `EINVAL` for more than `NGROUPS_MAX`, or one that the caller's user namespace does not have;
     /// `EFAULT`.
     /// `inner` is set to where the IDs themselves are.
-    pub(crate) fn read(addr: u64, inner: &mut u64) -> Result<Self> {
-        let spawn_template_groups(args) = uapi::read_arg(addr)?;
+    pub(crate) fn read(action: &bindings::spawn_template_action, inner: &mut u64) -> Result<Self> {
+        let least = bindings::SPAWN_TEMPLATE_GROUPS_SIZE_VER0;
+        let spawn_template_groups(args) = uapi::read_arg(action, least)?;
         *inner = args.groups;
         if args.count > u64::from(bindings::NGROUPS_MAX) {
             return Err(EINVAL);

@@ -32,7 +32,7 @@ impl Interpreter {
     /// `ESTALE` for a file whose next change might not show. A spawn then does what exec does.
     pub(crate) fn read(path: &CStr) -> Result<Self> {
         // Writes are denied from before the identity is taken until the headers have been read.
-        let file = ExecFile::open(path)?;
+        let file = ExecFile::open(bindings::AT_FDCWD, path, 0)?;
         let identity = Identity::of(file.file())?;
         if !identity.is_settled(file.file())
             || !identity.shows_each_change(file.file())

@@ -2,8 +2,9 @@
 
 //! What the child will do, checked in the caller.
 //!
-//! Everything that lies in the caller's memory or descriptor table is fetched here, before the child
-//! exists: a bad pointer is an error of the call, and no other thread can change what was asked for.
+//! Everything that lies in the caller's memory or descriptor table is fetched here, before the
+//! child exists: a bad pointer is an error of the call, and no other thread can change what was
+//! asked for.
 //! The child gets paths, masks and files, never pointers or descriptors of the caller.
 
 use crate::{

@@ -260,8 +260,8 @@ impl Spawn {
             place: spawn.failed_at.get(),
         })?;
 
-        // SAFETY: After success the process id is set, and the file set or null; neither changes any
-        // more. `spawn` keeps the object.
+        // SAFETY: After success the process id is set, and the file set or null; neither changes
+        // any more. `spawn` keeps the object.
         let (pid, file) = unsafe { ((*raw).pid, (*raw).pidfile) };
         // SAFETY: If there is a file, its reference is ours.
         let file = NonNull::new(file).map(|file| unsafe { ARef::from_raw(file.cast()) });
@@ -348,7 +348,7 @@ fn spawn_from(
     if has(!SPAWN_FLAGS)
         || (args.pidfd == 0) != has(NO_PIDFD)
         || (args.template_id != 0 && !has(CHECK_ID))
-        || args.reserved != [0; 3]
+        || args.reserved != [0; 4]
     {
         return Err(Failure::of(Stage::Arguments, EINVAL));
     }
@@ -356,9 +356,11 @@ fn spawn_from(
     let mut signals = pin!(ForkSignals::new());
     signals.as_mut().begin().at(Stage::Arguments)?;
 
-    let execve = match template.descriptor() {
-        None => Call::execve(addr as u64, args.argv, args.envp),
-        Some(fd) => Call::execveat(fd, addr as u64, args.argv, args.envp),
+    let naming = template.naming();
+    let execve = if naming.is_plain() {
+        Call::execve(addr as u64, args.argv, args.envp)
+    } else {
+        Call::execveat(naming.fd, addr as u64, args.argv, args.envp, naming.flags)
     };
     calls::ask_about_spawn(&execve)?;
     let plan = Plan::read(has(INHERIT_FDS), args.actions, args.actions_len)?;

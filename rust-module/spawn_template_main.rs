@@ -76,6 +76,7 @@ static OPS: Ops = Ops(bindings::spawn_template_ops {
     create: Some(create),
     spawn: Some(spawn_),
     create_flags: template::CREATE_FLAGS,
+    exec_flags: template::EXEC_FLAGS,
     spawn_flags: spawn::SPAWN_FLAGS,
     actions: action::TYPES,
 });

@@ -38,21 +38,37 @@ use kernel::{
     }, //
 };
 
-/// How the executable was named, and is found again at each spawn.
+/// How the executable is found again at each spawn.
 enum Origin {
-    /// By a path, which must lead to the same file each time.
-    Path,
-    /// By this descriptor; the file is where it is, whatever its names are.
-    Descriptor(u32),
+    /// By an absolute path, which must lead to the same file each time.
+    Path(UserString),
+    /// It is kept open, whatever its names are.
+    Held,
 }
+
+/// How the executable was named, as execveat(2) takes it.
+pub(crate) struct Naming {
+    pub(crate) fd: c_int,
+    pub(crate) flags: u32,
+}
+
+impl Naming {
+    /// As execve(2) takes it, too.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.fd == bindings::AT_FDCWD && self.flags == 0
+    }
+}
+
+/// What a program finds as its name (`AT_EXECFN`) whose template has no path: a name that leads to
+/// it in any child, as that of a descriptor would not.
+const HELD_NAME: &CStr = c"/proc/self/exe";
 
 /// An executable that is ready to be started.
 pub(crate) struct Template {
     /// Keeps the inode, and tells where it lies.
     file: HeldFile,
     origin: Origin,
-    /// What the program is started as: the path, or what execveat(2) makes of a descriptor.
-    name: UserString,
+    naming: Naming,
     identity: Identity,
     image: ElfImage,
     /// Nothing for a program without one, and where it could not be read; exec will tell.
@@ -67,16 +83,28 @@ pub(crate) struct Template {
 }
 
 impl Template {
-    fn new(file: ExecFile, origin: Origin, name: UserString, learn: bool) -> Result<Self> {
+    /// Opens the executable that `path` and `naming` name.
+    fn new(path: UserString, mut naming: Naming, learn: bool) -> Result<Self> {
+        let file = ExecFile::open(naming.fd, &path, naming.flags)?;
         // Writes are denied from before the identity is taken until the metadata has been read.
         let identity = Identity::settled(file.file())?;
         let image = ElfImage::read(&file, identity.size())?;
         let interpreter = image.interpreter().map(Interpreter::read);
+        let origin = if path.to_bytes().starts_with(b"/") {
+            naming = Naming {
+                // It does not matter.
+                fd: bindings::AT_FDCWD,
+                flags: naming.flags & bindings::AT_SYMLINK_NOFOLLOW,
+            };
+            Origin::Path(path)
+        } else {
+            Origin::Held
+        };
 
         Ok(Self {
             file: file.hold(),
             origin,
-            name,
+            naming,
             identity,
             image,
             interpreter: interpreter.and_then(Result::ok),
@@ -89,25 +117,14 @@ impl Template {
         })
     }
 
-    fn from_path(path: UserString, learn: bool) -> Result<Self> {
-        let file = ExecFile::open(&path)?;
-        Self::new(file, Origin::Path, path, learn)
-    }
-
-    fn from_fd(fd: u32, learn: bool) -> Result<Self> {
-        let file = ExecFile::reopen(&HeldFile::from_fd(fd)?)?;
-        let name = UserString::from_fmt(fmt!("/dev/fd/{fd}"))?;
-        Self::new(file, Origin::Descriptor(fd), name, learn)
-    }
-
     /// Opens the executable for one spawn, in the task that is going to execute it.
     ///
     /// Fails with `ESTALE` if that would not give the file, with the contents and attributes, that
     /// the template was made from; with the errors of execve(2) otherwise.
     pub(crate) fn open(&self) -> Result<ExecFile> {
-        let opened = match self.origin {
-            Origin::Path => ExecFile::open(&self.name),
-            Origin::Descriptor(_) => ExecFile::reopen(&self.file),
+        let opened = match &self.origin {
+            Origin::Path(path) => ExecFile::open(self.naming.fd, path, self.naming.flags),
+            Origin::Held => ExecFile::reopen(&self.file),
         };
         let file = opened.map_err(|error| if self.is_gone(error) { ESTALE } else { error })?;
 
@@ -137,17 +154,14 @@ impl Template {
         }
     }
 
-    /// The number that named the executable, if it was a descriptor.
-    pub(crate) fn descriptor(&self) -> Option<u32> {
-        match self.origin {
-            Origin::Path => None,
-            Origin::Descriptor(fd) => Some(fd),
-        }
+    /// How the executable was named.
+    pub(crate) fn naming(&self) -> &Naming {
+        &self.naming
     }
 
     /// Whether opening the executable takes an address space: `/proc/self/exe` is a link from that.
     pub(crate) fn needs_mm(&self) -> bool {
-        matches!(self.origin, Origin::Path) && self.name.to_bytes().starts_with(b"/proc/")
+        matches!(&self.origin, Origin::Path(path) if path.to_bytes().starts_with(b"/proc/"))
     }
 
     /// Whether the failure to open the executable is due to a change of the executable.
@@ -208,7 +222,7 @@ impl Template {
         self.interpreter.as_ref().map(Known::new)
     }
 
-    /// What exec is told about the file, valid for as long as `self` and `interpreter` are borrowed.
+    /// What exec is told about the file, valid while `self` and `interpreter` are borrowed.
     pub(crate) fn bprm_image(&self, interpreter: Option<&Known<'_>>) -> bindings::bprm_image {
         let startup = self.startup.as_ref();
         self.image.as_bprm_image(
@@ -226,17 +240,24 @@ impl Template {
     pub(crate) fn memory(&self) -> usize {
         let startup = self.startup.as_ref().map_or(0, |_| startup::size());
         let interpreter = self.interpreter.as_ref().map_or(0, Interpreter::memory);
-        size_of::<Self>() + self.name.memory() + self.image.memory() + interpreter + startup
+        let path = match &self.origin {
+            Origin::Path(path) => path.memory(),
+            Origin::Held => 0,
+        };
+        size_of::<Self>() + path + self.image.memory() + interpreter + startup
     }
 
     /// The name that the program is started under (`AT_EXECFN`).
     pub(crate) fn name(&self) -> &CStr {
-        &self.name
+        match &self.origin {
+            Origin::Path(path) => path,
+            Origin::Held => HELD_NAME,
+        }
     }
 
     /// Whether the program's `comm` comes from the file, because the name is a made-up one.
     pub(crate) fn comm_from_file(&self) -> bool {
-        matches!(self.origin, Origin::Descriptor(_))
+        matches!(self.origin, Origin::Held)
     }
 }
 
@@ -246,13 +267,16 @@ const NO_LEARNING: u64 = bindings::SPAWN_TEMPLATE_CREATE_NO_LEARNING as u64;
 /// The flags that `spawn_template_create()` knows.
 pub(crate) const CREATE_FLAGS: u64 = CLOEXEC | NO_LEARNING;
 
+/// Those of `exec_flags`.
+pub(crate) const EXEC_FLAGS: u64 = (bindings::AT_EMPTY_PATH | bindings::AT_SYMLINK_NOFOLLOW) as u64;
+
 /// `spawn_template_create()`; the errors are listed in `include/uapi/linux/spawn_template.h`.
 pub(crate) fn create(addr: usize, size: usize) -> Result<c_int> {
     let spawn_template_create_args(args) =
         uapi::read_versioned(addr, size, bindings::SPAWN_TEMPLATE_CREATE_ARGS_SIZE_VER0)?;
 
     if args.flags & !CREATE_FLAGS != 0
-        || args.exec_flags != 0
+        || u64::from(args.exec_flags) & !EXEC_FLAGS != 0
         || args.actions != 0
         || args.actions_len != 0
         || args.reserved != [0; 4]
@@ -261,17 +285,24 @@ pub(crate) fn create(addr: usize, size: usize) -> Result<c_int> {
     }
 
     let learn = args.flags & NO_LEARNING == 0;
-    let template = match (u32::try_from(args.execfd), args.filename) {
-        (Ok(fd), 0) => Template::from_fd(fd, learn)?,
-        (Err(_), addr) if addr != 0 => {
-            let path = uapi::read_path(addr)?;
-            if !path.to_bytes().starts_with(b"/") {
-                return Err(EINVAL);
-            }
-            Template::from_path(path, learn)?
-        }
-        _ => return Err(EINVAL),
+    let mut naming = Naming {
+        fd: args.execfd,
+        flags: args.exec_flags,
     };
+    let path = if args.filename != 0 {
+        uapi::read_path(args.filename)?
+    } else {
+        // Nothing at all is named, unless the flag says that the descriptor is meant.
+        if naming.fd < 0 && naming.flags & bindings::AT_EMPTY_PATH == 0 {
+            return Err(EINVAL);
+        }
+        naming.flags |= bindings::AT_EMPTY_PATH;
+        UserString::new(c"")?
+    };
+    if path.is_empty() && naming.flags & bindings::AT_EMPTY_PATH == 0 {
+        return Err(ENOENT);
+    }
+    let template = Template::new(path, naming, learn)?;
 
     let flags = if args.flags & CLOEXEC != 0 {
         bindings::O_CLOEXEC

@@ -3,8 +3,13 @@
 //! The file descriptor that stands for a template.
 
 use crate::{
+    action,
     held_file::HeldFile,
-    template::Template,
+    spawn,
+    template::{
+        self,
+        Template, //
+    },
     SpawnTemplate, //
 };
 use core::ptr::NonNull;
@@ -136,6 +141,10 @@ unsafe extern "C" fn show_fdinfo(seq: *mut bindings::seq_file, file: *mut bindin
         seq_print!(m, "program-headers:\t{}\n", template.image().phnum());
     }
     seq_print!(m, "id:\t{}\n", template.id());
+    seq_print!(m, "create-flags:\t{:#x}\n", template::CREATE_FLAGS);
+    seq_print!(m, "exec-flags:\t{:#x}\n", template::EXEC_FLAGS);
+    seq_print!(m, "spawn-flags:\t{:#x}\n", spawn::SPAWN_FLAGS);
+    seq_print!(m, "actions:\t{:#x}\n", action::TYPES);
     seq_print!(m, "memory:\t{}\n", template.memory());
     seq_print!(m, "startup-pages:\t{}\n", template.startup_pages());
     seq_print!(m, "spawns:\t{spawns}\n");

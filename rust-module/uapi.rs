@@ -119,19 +119,20 @@ pub(crate) fn check_size(size: usize, least: u32) -> Result {
     Ok(())
 }
 
-/// Reads a structure of which there is one version only.
-pub(crate) fn read<T: FromBytes>(addr: u64) -> Result<T> {
-    UserSlice::new(UserPtr::from_addr(addr as usize), size_of::<T>())
-        .reader()
-        .read()
-}
-
-/// Reads the structure that an action's `arg` points to: `EINVAL` if it points to nothing.
-pub(crate) fn read_arg<T: FromBytes>(addr: u64) -> Result<T> {
-    if addr == 0 {
+/// Reads the structure that an action's `arg` points to, by the rule of [`read_versioned`];
+/// `EINVAL` if it points to nothing. A size of 0 is `least`, that of the first version.
+pub(crate) fn read_arg<T: UserStruct>(
+    action: &bindings::spawn_template_action,
+    least: u32,
+) -> Result<T> {
+    if action.arg == 0 {
         return Err(EINVAL);
     }
-    read(addr)
+    let size = match action.arg_size {
+        0 => least as usize,
+        size => usize::try_from(size)?,
+    };
+    read_versioned(action.arg as usize, size, least)
 }
 
 /// Reads a `struct sched_attr`, by the rules of sched_setattr(2) for its size.
@@ -139,7 +140,12 @@ pub(crate) fn read_sched_attr(addr: u64) -> Result<bindings::sched_attr> {
     const VER0: usize = bindings::SCHED_ATTR_SIZE_VER0 as usize;
     const VER1: usize = bindings::SCHED_ATTR_SIZE_VER1 as usize;
 
-    let size: u32 = read_arg(addr)?;
+    if addr == 0 {
+        return Err(EINVAL);
+    }
+    let size: u32 = UserSlice::new(UserPtr::from_addr(addr as usize), size_of::<u32>())
+        .reader()
+        .read()?;
     let size = match size as usize {
         0 => VER0,
         size @ VER0..=PAGE_SIZE => size,

@@ -5,11 +5,7 @@
 //! The `kernel` crate's `CString` does not say where its memory comes from; what a template or a
 //! waiting child keeps must count against the caller's memory cgroup.
 
-use kernel::{
-    fmt,
-    prelude::*,
-    str::CString, //
-};
+use kernel::prelude::*;
 
 /// An owned NUL-terminated string.
 ///
@@ -30,11 +26,6 @@ impl UserString {
     /// How much memory it takes beyond the object itself, in bytes.
     pub(crate) fn memory(&self) -> usize {
         self.0.capacity()
-    }
-
-    /// Formats `args`.
-    pub(crate) fn from_fmt(args: fmt::Arguments<'_>) -> Result<Self> {
-        Self::new(&CString::try_from_fmt(args)?)
     }
 }
 

@@ -140,6 +140,7 @@ static void put_terminal(void)
 int main(int argc, char **argv)
 {
 	const char *execfn = (const char *)getauxval(AT_EXECFN);
+	struct stat file = { 0 };
 	char cwd[PATH_MAX];
 	int signal = 0;
 	mode_t mask;
@@ -164,6 +165,8 @@ int main(int argc, char **argv)
 	if (getcwd(cwd, sizeof(cwd)))
 		put_str("cwd", cwd);
 	put_str("execfn", execfn ? execfn : "(none)");
+	if (execfn && !stat(execfn, &file))
+		printf("execfn.inode=%lu\n", (unsigned long)file.st_ino);
 	printf("secure=%lu\n", getauxval(AT_SECURE));
 	printf("phnum=%lu\n", getauxval(AT_PHNUM));
 	printf("phent=%lu\n", getauxval(AT_PHENT));

@@ -6,15 +6,19 @@
  * parsed ELF metadata. spawn_template_create() makes one,
  * spawn_template_spawn() starts a new process from it.
  *
- * The arguments of the two calls and the result grow at their end only. The
+ * All structures but struct spawn_template_action grow at their end only. The
  * caller passes the size it knows; a kernel that knows less accepts larger
- * arguments when the tail it does not know is all zero and answers E2BIG
- * otherwise. The other structures never grow. Fields that a flag or an action
- * does not use must be zero.
+ * structures when the tail it does not know is all zero and answers E2BIG
+ * otherwise. An action stays as it is; what a new type needs lies behind its
+ * @arg. Fields that a flag or an action does not use must be zero.
+ *
+ * Only 64-bit callers can use the calls: argument vectors are arrays of
+ * pointers, which have another size in the others. Those get ENOSYS.
  */
 #ifndef _UAPI_LINUX_SPAWN_TEMPLATE_H
 #define _UAPI_LINUX_SPAWN_TEMPLATE_H
 
+#include <linux/openat2.h>
 #include <linux/types.h>
 
 /* spawn_template_create_args.flags */
@@ -29,14 +33,20 @@
 /**
  * struct spawn_template_create_args - argument of spawn_template_create()
  * @flags:       SPAWN_TEMPLATE_CREATE_*
- * @execfd:      open file descriptor of the executable, or -1
- * @exec_flags:  must be 0
- * @filename:    pointer to an absolute path, or 0
- * @actions:     must be 0; fd numbers belong to a process, not to a template
- * @actions_len: must be 0
- * @reserved:    must be 0
+ * @execfd:      directory that a relative @filename starts from, AT_FDCWD for
+ *               the working directory; or the executable, if @filename is empty
+ * @exec_flags:  AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW
+ * @filename:    pointer to the path of the executable; 0 if @execfd alone names
+ *               it, which needs no AT_EMPTY_PATH
+ * @actions:     must be 0: descriptor numbers belong to a process, while a
+ *               template can be used by many
+ * @actions_len: must be 0, likewise
+ * @reserved:    must be 0, so that they can get a meaning
  *
- * Exactly one of @execfd and @filename names the executable.
+ * @execfd, @filename and @exec_flags name the executable as they do for
+ * execveat(). @execfd does not matter if @filename is absolute. An absolute
+ * path must lead to the same file at each spawn; what is named in another way
+ * is kept open, and started whatever its names are by then.
  */
 struct spawn_template_create_args {
 	__aligned_u64 flags;
@@ -76,11 +86,11 @@ struct spawn_template_create_args {
  * @envp:        pointer to the NULL terminated environment, as execve()
  * @actions:     pointer to @actions_len struct spawn_template_action
  * @actions_len: number of actions, at most SPAWN_TEMPLATE_MAX_ACTIONS
- * @template_id: "id" of the template's fdinfo with
- *               SPAWN_TEMPLATE_SPAWN_CHECK_ID, else 0
- * @reserved:    must be 0
+ * @reserved:    must be 0, so that they can get a meaning
  * @result:      pointer to a struct spawn_template_result, or 0
  * @result_size: size of *@result as the caller knows it; 0 without @result
+ * @template_id: "id" of the template's fdinfo with
+ *               SPAWN_TEMPLATE_SPAWN_CHECK_ID, else 0
  *
  * Without SPAWN_TEMPLATE_SPAWN_INHERIT_FDS the child has the caller's
  * descriptors 0, 1 and 2 as far as they are open, and what the actions place,
@@ -94,14 +104,13 @@ struct spawn_template_spawn_args {
 	__aligned_u64 envp;
 	__aligned_u64 actions;
 	__aligned_u64 actions_len;
-	__aligned_u64 template_id;
-	__aligned_u64 reserved[3];
+	__aligned_u64 reserved[4];
 	__aligned_u64 result;
 	__aligned_u64 result_size;
+	__aligned_u64 template_id;
 };
 
-#define SPAWN_TEMPLATE_SPAWN_ARGS_SIZE_VER0	80 /* sizeof first published struct */
-#define SPAWN_TEMPLATE_SPAWN_ARGS_SIZE_VER1	96 /* added: result, result_size */
+#define SPAWN_TEMPLATE_SPAWN_ARGS_SIZE_VER0	104 /* sizeof first published struct */
 
 /**
  * enum spawn_template_stage - how far a spawn came
@@ -212,42 +221,45 @@ struct spawn_template_result {
  *	has open as @fd, whatever the other actions do with that number; at most
  *	once, and at any place among the actions
  *
- * Fields that are not named must be 0. A type that the kernel does not know is
- * EINVAL; /proc/spawn_template names those that it knows.
+ * Fields that are not named must be 0, but for @arg_size of a type with a
+ * struct spawn_template_* at @arg. A type that the kernel does not know is
+ * EINVAL, and 0 is none; /proc/spawn_template names those that it knows.
  */
 enum spawn_template_action_type {
-	SPAWN_TEMPLATE_ACTION_CLOSE		= 0,
-	SPAWN_TEMPLATE_ACTION_DUP2		= 1,
-	SPAWN_TEMPLATE_ACTION_FCHDIR		= 2,
-	SPAWN_TEMPLATE_ACTION_OPEN		= 3,
-	SPAWN_TEMPLATE_ACTION_CLOSE_RANGE	= 4,
-	SPAWN_TEMPLATE_ACTION_SIGMASK		= 5,
-	SPAWN_TEMPLATE_ACTION_SIGDEFAULT	= 6,
-	SPAWN_TEMPLATE_ACTION_CHDIR		= 7,
-	SPAWN_TEMPLATE_ACTION_SETSID		= 8,
-	SPAWN_TEMPLATE_ACTION_SETPGID		= 9,
-	SPAWN_TEMPLATE_ACTION_TCSETPGRP		= 10,
-	SPAWN_TEMPLATE_ACTION_SETCTTY		= 11,
-	SPAWN_TEMPLATE_ACTION_UMASK		= 12,
-	SPAWN_TEMPLATE_ACTION_RLIMIT		= 13,
-	SPAWN_TEMPLATE_ACTION_SCHED		= 14,
-	SPAWN_TEMPLATE_ACTION_RESETIDS		= 15,
-	SPAWN_TEMPLATE_ACTION_SETUID		= 16,
-	SPAWN_TEMPLATE_ACTION_SETGID		= 17,
-	SPAWN_TEMPLATE_ACTION_SETGROUPS		= 18,
-	SPAWN_TEMPLATE_ACTION_NO_NEW_PRIVS	= 19,
-	SPAWN_TEMPLATE_ACTION_PDEATHSIG		= 20,
-	SPAWN_TEMPLATE_ACTION_SIGIGNORE		= 21,
-	SPAWN_TEMPLATE_ACTION_CGROUP		= 22,
+	SPAWN_TEMPLATE_ACTION_CLOSE		= 1,
+	SPAWN_TEMPLATE_ACTION_DUP2		= 2,
+	SPAWN_TEMPLATE_ACTION_FCHDIR		= 3,
+	SPAWN_TEMPLATE_ACTION_OPEN		= 4,
+	SPAWN_TEMPLATE_ACTION_CLOSE_RANGE	= 5,
+	SPAWN_TEMPLATE_ACTION_SIGMASK		= 6,
+	SPAWN_TEMPLATE_ACTION_SIGDEFAULT	= 7,
+	SPAWN_TEMPLATE_ACTION_CHDIR		= 8,
+	SPAWN_TEMPLATE_ACTION_SETSID		= 9,
+	SPAWN_TEMPLATE_ACTION_SETPGID		= 10,
+	SPAWN_TEMPLATE_ACTION_TCSETPGRP		= 11,
+	SPAWN_TEMPLATE_ACTION_SETCTTY		= 12,
+	SPAWN_TEMPLATE_ACTION_UMASK		= 13,
+	SPAWN_TEMPLATE_ACTION_RLIMIT		= 14,
+	SPAWN_TEMPLATE_ACTION_SCHED		= 15,
+	SPAWN_TEMPLATE_ACTION_RESETIDS		= 16,
+	SPAWN_TEMPLATE_ACTION_SETUID		= 17,
+	SPAWN_TEMPLATE_ACTION_SETGID		= 18,
+	SPAWN_TEMPLATE_ACTION_SETGROUPS		= 19,
+	SPAWN_TEMPLATE_ACTION_NO_NEW_PRIVS	= 20,
+	SPAWN_TEMPLATE_ACTION_PDEATHSIG		= 21,
+	SPAWN_TEMPLATE_ACTION_SIGIGNORE		= 22,
+	SPAWN_TEMPLATE_ACTION_CGROUP		= 23,
 };
 
 /**
  * struct spawn_template_action - one step the child takes before it execs
- * @type:  enum spawn_template_action_type
- * @flags: see the type
- * @fd:    see the type
- * @newfd: see the type
- * @arg:   see the type
+ * @type:     enum spawn_template_action_type
+ * @flags:    see the type
+ * @fd:       see the type
+ * @newfd:    see the type
+ * @arg:      see the type
+ * @arg_size: size of the structure at @arg as the caller knows it; 0 is the
+ *            size of its first version, SPAWN_TEMPLATE_*_SIZE_VER0
  *
  * Actions run in array order, but for CGROUP, in which the child is born, and
  * SIGMASK, which takes effect after all others: until then all signals are
@@ -259,30 +271,20 @@ struct spawn_template_action {
 	__s32 fd;
 	__s32 newfd;
 	__aligned_u64 arg;
-};
-
-/**
- * struct spawn_template_how - how SPAWN_TEMPLATE_ACTION_OPEN opens a file
- * @flags:   as in the first version of struct open_how of openat2(); O_CLOEXEC
- *           applies to the new fd
- * @mode:    likewise
- * @resolve: likewise
- */
-struct spawn_template_how {
-	__aligned_u64 flags;
-	__aligned_u64 mode;
-	__aligned_u64 resolve;
+	__aligned_u64 arg_size;
 };
 
 /**
  * struct spawn_template_open - what SPAWN_TEMPLATE_ACTION_OPEN opens
  * @path: pointer to the path
- * @how:  how to open it
+ * @how:  how to open it, as openat2(); O_CLOEXEC applies to the new fd
  */
 struct spawn_template_open {
 	__aligned_u64 path;
-	struct spawn_template_how how;
+	struct open_how how;
 };
+
+#define SPAWN_TEMPLATE_OPEN_SIZE_VER0		32 /* sizeof first published struct */
 
 /**
  * struct spawn_template_sigset - a signal set for SIGMASK, SIGDEFAULT, SIGIGNORE
@@ -296,6 +298,8 @@ struct spawn_template_sigset {
 	__u64 sigsetsize;
 };
 
+#define SPAWN_TEMPLATE_SIGSET_SIZE_VER0		16 /* sizeof first published struct */
+
 /**
  * struct spawn_template_rlimit - what SPAWN_TEMPLATE_ACTION_RLIMIT sets
  * @resource: RLIMIT_*
@@ -308,6 +312,8 @@ struct spawn_template_rlimit {
 	__u64 max;
 };
 
+#define SPAWN_TEMPLATE_RLIMIT_SIZE_VER0		24 /* sizeof first published struct */
+
 /**
  * struct spawn_template_groups - what SPAWN_TEMPLATE_ACTION_SETGROUPS sets
  * @groups: pointer to @count group IDs of 32 bits each
@@ -317,5 +323,7 @@ struct spawn_template_groups {
 	__aligned_u64 groups;
 	__u64 count;
 };
+
+#define SPAWN_TEMPLATE_GROUPS_SIZE_VER0		16 /* sizeof first published struct */
 
 #endif /* _UAPI_LINUX_SPAWN_TEMPLATE_H */

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use libc::c_int;
 
-use crate::uapi::{spawn_template_how, spawn_template_rlimit};
+use crate::uapi::{open_how, spawn_template_rlimit};
 use crate::{InvalidInput, SignalSet};
 
 /// A descriptor that an [`Action`] takes as its source.
@@ -211,7 +211,7 @@ impl ActionPath {
 pub struct Open<'a> {
     pub(crate) dir: Option<Fd<'a>>,
     pub(crate) path: ActionPath,
-    pub(crate) how: spawn_template_how,
+    pub(crate) how: open_how,
 }
 
 impl<'a> Open<'a> {
@@ -221,7 +221,7 @@ impl<'a> Open<'a> {
     /// another.
     pub fn with_flags(path: impl AsRef<Path>, flags: i32) -> Self {
         // The flags of open() are the low 32 bits of those of openat2().
-        let how = spawn_template_how { flags: u64::from(flags as u32), mode: 0, resolve: 0 };
+        let how = open_how { flags: u64::from(flags as u32), mode: 0, resolve: 0 };
         Open { dir: None, path: ActionPath::new(path.as_ref()), how }
     }
 

@@ -36,6 +36,8 @@ pub struct Kernel {
     pub spawn: c_long,
     /// The `SPAWN_TEMPLATE_CREATE_*` flags that it knows.
     pub create_flags: u64,
+    /// The `AT_*` flags that it knows in `exec_flags`.
+    pub exec_flags: u64,
     /// The `SPAWN_TEMPLATE_SPAWN_*` flags that it knows.
     pub spawn_flags: u64,
     /// Bit N is set if it knows the action type N.
@@ -49,7 +51,7 @@ const PRESENT: u8 = 1;
 const ABSENT: u8 = 2;
 
 /// The fields of [`Kernel`], valid with [`PRESENT`]. Threads that read the file at the same time store the same.
-static FIELDS: [AtomicU64; 5] = [const { AtomicU64::new(0) }; 5];
+static FIELDS: [AtomicU64; 6] = [const { AtomicU64::new(0) }; 6];
 
 impl Kernel {
     /// What the kernel said when it was first asked; `None` if it has no spawn templates.
@@ -59,9 +61,10 @@ impl Kernel {
     pub fn get() -> Option<Kernel> {
         match STATE.load(Ordering::Acquire) {
             PRESENT => {
-                let [create, spawn, create_flags, spawn_flags, actions] =
-                    [0, 1, 2, 3, 4].map(|index: usize| FIELDS.get(index).map_or(0, |f| f.load(Ordering::Relaxed)));
-                Some(Kernel { create: create as c_long, spawn: spawn as c_long, create_flags, spawn_flags, actions })
+                let [create, spawn, create_flags, exec_flags, spawn_flags, actions] =
+                    FIELDS.each_ref().map(|field| field.load(Ordering::Relaxed));
+                let (create, spawn) = (create as c_long, spawn as c_long);
+                Some(Kernel { create, spawn, create_flags, exec_flags, spawn_flags, actions })
             }
             ABSENT => None,
             _ => Self::look(),
@@ -77,8 +80,8 @@ impl Kernel {
             Err(_) => None,
         };
         if let Some(kernel) = kernel {
-            let values =
-                [kernel.create as u64, kernel.spawn as u64, kernel.create_flags, kernel.spawn_flags, kernel.actions];
+            let (create, spawn) = (kernel.create as u64, kernel.spawn as u64);
+            let values = [create, spawn, kernel.create_flags, kernel.exec_flags, kernel.spawn_flags, kernel.actions];
             FIELDS.iter().zip(values).for_each(|(field, value)| field.store(value, Ordering::Relaxed));
         }
         STATE.store(if kernel.is_some() { PRESENT } else { ABSENT }, Ordering::Release);
@@ -91,7 +94,7 @@ impl Kernel {
         if lines.next() != Some(FIRST_LINE) {
             return None;
         }
-        let mut kernel = Kernel { create: 0, spawn: 0, create_flags: 0, spawn_flags: 0, actions: 0 };
+        let mut kernel = Kernel { create: 0, spawn: 0, create_flags: 0, exec_flags: 0, spawn_flags: 0, actions: 0 };
         for line in lines {
             let Some(space) = line.iter().position(|&byte| byte == b' ') else { continue };
             let (key, value) = (line.get(..space)?, line.get(space + 1..)?);
@@ -99,12 +102,15 @@ impl Kernel {
                 b"create" => kernel.create = call_number(value)?,
                 b"spawn" => kernel.spawn = call_number(value)?,
                 b"create_flags" => kernel.create_flags = number(value)?,
+                b"exec_flags" => kernel.exec_flags = number(value)?,
                 b"spawn_flags" => kernel.spawn_flags = number(value)?,
                 b"actions" => kernel.actions = number(value)?,
                 _ => {}
             }
         }
-        (kernel.create > 0 && kernel.spawn > 0 && kernel.create != kernel.spawn).then_some(kernel)
+        let numbers = kernel.create > 0 && kernel.spawn > 0 && kernel.create != kernel.spawn;
+        // No type of actions is 0: the others would be others as well.
+        (numbers && kernel.actions & 1 == 0).then_some(kernel)
     }
 
     /// Whether it knows these flags and actions, and can check the id of a template, which each spawn has it do.
@@ -212,15 +218,17 @@ pub(crate) fn errno() -> c_int {
 mod tests {
     use super::*;
 
-    const TEXT: &str = "spawn_template 1\ncreate 473\nspawn 474\ncreate_flags 0x3\nspawn_flags 0xf\nactions 0x7fffff\n";
+    const TEXT: &str = "spawn_template 1\ncreate 473\nspawn 474\ncreate_flags 0x3\nexec_flags 0x1100\nspawn_flags 0xf\n\
+                        actions 0xfffffe\n";
 
     #[test]
     fn reads_numbers_and_masks() {
-        let expected = Kernel { create: 473, spawn: 474, create_flags: 3, spawn_flags: 15, actions: 0x7f_ffff };
+        let (create, spawn, create_flags, exec_flags) = (473, 474, 3, 0x1100);
+        let expected = Kernel { create, spawn, create_flags, exec_flags, spawn_flags: 15, actions: 0xff_fffe };
         assert_eq!(Kernel::parse(TEXT.as_bytes()), Some(expected));
         // Any order, and what a later kernel may add.
-        let text = "spawn_template 1\nfuture a b c\nspawn 600\nactions 1\n\nword\ncreate 601\n";
-        let expected = Kernel { create: 601, spawn: 600, create_flags: 0, spawn_flags: 0, actions: 1 };
+        let text = "spawn_template 1\nfuture a b c\nspawn 600\nactions 2\n\nword\ncreate 601\n";
+        let expected = Kernel { create: 601, spawn: 600, create_flags: 0, exec_flags: 0, spawn_flags: 0, actions: 2 };
         assert_eq!(Kernel::parse(text.as_bytes()), Some(expected));
     }
 
@@ -242,6 +250,7 @@ mod tests {
             "spawn_template 1\ncreate 473\nspawn 4294967296\n",
             "spawn_template 1\ncreate 473\nspawn 474 \n",
             "spawn_template 1\ncreate 473\nspawn 474\nactions many\n",
+            "spawn_template 1\ncreate 473\nspawn 474\nactions 0x7fffff\n",
             // Cut off.
             "spawn_template 1\ncreate 473\nspawn 474",
         ] {
@@ -251,11 +260,12 @@ mod tests {
 
     #[test]
     fn flags_and_actions_are_looked_up() {
-        let kernel = Kernel { create: 1, spawn: 2, create_flags: 0, spawn_flags: 0b1101, actions: 0b1001 };
+        let (create_flags, exec_flags, spawn_flags, actions) = (0, 0, 0b1101, 0b1010);
+        let kernel = Kernel { create: 1, spawn: 2, create_flags, exec_flags, spawn_flags, actions };
         let action = |type_| spawn_template_action { type_, ..Default::default() };
-        assert!(kernel.can_spawn(0b100, &[action(0), action(3)]));
+        assert!(kernel.can_spawn(0b100, &[action(1), action(3)]));
         assert!(!kernel.can_spawn(0b010, &[]));
-        assert!(!kernel.can_spawn(0, &[action(1)]));
+        assert!(!kernel.can_spawn(0, &[action(0)]));
         assert!(!kernel.can_spawn(0, &[action(64)]) && !kernel.can_spawn(0, &[action(67)]));
         assert!(!Kernel { spawn_flags: 0b0101, ..kernel }.can_spawn(0, &[]));
     }

@@ -59,6 +59,19 @@ impl Payload {
             Payload::Groups(groups) => address(groups),
         }
     }
+
+    /// What the kernel wants to be told of it.
+    fn size(&self) -> u64 {
+        let size = match self {
+            Payload::Open(open) => size_of_val(open),
+            Payload::Set(set) => size_of_val(set),
+            Payload::Rlimit(rlimit) => size_of_val(rlimit),
+            // It has its size in it.
+            Payload::Sched(_) => 0,
+            Payload::Groups(groups) => size_of_val(groups),
+        };
+        size as u64
+    }
 }
 
 /// The ends of the pipes.
@@ -242,7 +255,7 @@ impl Builder {
             Kind::Inherit => {}
             Kind::Null => {
                 let flags = if fd == libc::STDIN_FILENO { libc::O_RDONLY } else { libc::O_WRONLY };
-                let how = spawn_template_how { flags: flags as u64, ..Default::default() };
+                let how = open_how { flags: flags as u64, ..Default::default() };
                 let open = spawn_template_open { path: address(c"/dev/null".as_ptr()), how };
                 self.add(step, SPAWN_TEMPLATE_ACTION_OPEN, libc::AT_FDCWD, fd, 0, Some(Payload::Open(open)));
                 self.table.place(fd, true);
@@ -358,7 +371,8 @@ impl Builder {
     /// Adds an action and returns its index.
     fn add(&mut self, step: Step, type_: u32, fd: RawFd, newfd: RawFd, arg: u64, payload: Option<Payload>) -> usize {
         let index = self.actions.len();
-        self.actions.push(spawn_template_action { type_, flags: 0, fd, newfd, arg });
+        let arg_size = payload.as_ref().map_or(0, Payload::size);
+        self.actions.push(spawn_template_action { type_, flags: 0, fd, newfd, arg, arg_size });
         self.steps.push(step);
         if let Some(payload) = payload {
             self.payloads.push((index, payload));

@@ -94,7 +94,8 @@ impl Template {
     /// *spawn_template_create* - makes a template of an open executable. It may be open with `O_PATH`.
     ///
     /// The template keeps the file itself: the descriptor can be closed afterwards. Argument 0 is `/dev/fd/N` unless
-    /// the command says otherwise, as `execveat(2)` names such a program.
+    /// the command says otherwise, as `execveat(2)` names such a program. From a template, `AT_EXECFN` is
+    /// `/proc/self/exe`.
     ///
     /// # Errors
     ///

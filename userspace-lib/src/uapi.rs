@@ -10,14 +10,32 @@ pub const SPAWN_TEMPLATE_SPAWN_INHERIT_FDS: u32 = 1;
 pub const SPAWN_TEMPLATE_SPAWN_NOWAIT: u32 = 2;
 pub const SPAWN_TEMPLATE_SPAWN_NO_PIDFD: u32 = 4;
 pub const SPAWN_TEMPLATE_SPAWN_CHECK_ID: u32 = 8;
-pub const SPAWN_TEMPLATE_SPAWN_ARGS_SIZE_VER0: u32 = 80;
-pub const SPAWN_TEMPLATE_SPAWN_ARGS_SIZE_VER1: u32 = 96;
+pub const SPAWN_TEMPLATE_SPAWN_ARGS_SIZE_VER0: u32 = 104;
 pub const SPAWN_TEMPLATE_RESULT_SIZE_VER0: u32 = 16;
 pub const SPAWN_TEMPLATE_MAX_ACTIONS: u32 = 256;
+pub const SPAWN_TEMPLATE_OPEN_SIZE_VER0: u32 = 32;
+pub const SPAWN_TEMPLATE_SIGSET_SIZE_VER0: u32 = 16;
+pub const SPAWN_TEMPLATE_RLIMIT_SIZE_VER0: u32 = 24;
+pub const SPAWN_TEMPLATE_GROUPS_SIZE_VER0: u32 = 16;
 pub type __s32 = ::core::ffi::c_int;
 pub type __u32 = ::core::ffi::c_uint;
 pub type __u64 = ::core::ffi::c_ulonglong;
-#[doc = " struct spawn_template_create_args - argument of spawn_template_create()\n @flags:       SPAWN_TEMPLATE_CREATE_*\n @execfd:      open file descriptor of the executable, or -1\n @exec_flags:  must be 0\n @filename:    pointer to an absolute path, or 0\n @actions:     must be 0; fd numbers belong to a process, not to a template\n @actions_len: must be 0\n @reserved:    must be 0\n\n Exactly one of @execfd and @filename names the executable."]
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct open_how {
+    pub flags: __u64,
+    pub mode: __u64,
+    pub resolve: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of open_how"][::core::mem::size_of::<open_how>() - 24usize];
+    ["Alignment of open_how"][::core::mem::align_of::<open_how>() - 8usize];
+    ["Offset of field: open_how::flags"][::core::mem::offset_of!(open_how, flags) - 0usize];
+    ["Offset of field: open_how::mode"][::core::mem::offset_of!(open_how, mode) - 8usize];
+    ["Offset of field: open_how::resolve"][::core::mem::offset_of!(open_how, resolve) - 16usize];
+};
+#[doc = " struct spawn_template_create_args - argument of spawn_template_create()\n @flags:       SPAWN_TEMPLATE_CREATE_*\n @execfd:      directory that a relative @filename starts from, AT_FDCWD for\n               the working directory; or the executable, if @filename is empty\n @exec_flags:  AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW\n @filename:    pointer to the path of the executable; 0 if @execfd alone names\n               it, which needs no AT_EMPTY_PATH\n @actions:     must be 0: descriptor numbers belong to a process, while a\n               template can be used by many\n @actions_len: must be 0, likewise\n @reserved:    must be 0, so that they can get a meaning\n\n @execfd, @filename and @exec_flags name the executable as they do for\n execveat(). @execfd does not matter if @filename is absolute. An absolute\n path must lead to the same file at each spawn; what is named in another way\n is kept open, and started whatever its names are by then."]
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct spawn_template_create_args {
@@ -48,7 +66,7 @@ const _: () = {
     ["Offset of field: spawn_template_create_args::reserved"]
         [::core::mem::offset_of!(spawn_template_create_args, reserved) - 40usize];
 };
-#[doc = " struct spawn_template_spawn_args - argument of spawn_template_spawn()\n @flags:       SPAWN_TEMPLATE_SPAWN_*\n @pidfd:       pointer to an int that receives the child's pidfd; 0 with\n               SPAWN_TEMPLATE_SPAWN_NO_PIDFD, and only then. What it holds\n               after a failed call means nothing\n @argv:        pointer to the NULL terminated argument vector, as execve()\n @envp:        pointer to the NULL terminated environment, as execve()\n @actions:     pointer to @actions_len struct spawn_template_action\n @actions_len: number of actions, at most SPAWN_TEMPLATE_MAX_ACTIONS\n @template_id: \"id\" of the template's fdinfo with\n               SPAWN_TEMPLATE_SPAWN_CHECK_ID, else 0\n @reserved:    must be 0\n @result:      pointer to a struct spawn_template_result, or 0\n @result_size: size of *@result as the caller knows it; 0 without @result\n\n Without SPAWN_TEMPLATE_SPAWN_INHERIT_FDS the child has the caller's\n descriptors 0, 1 and 2 as far as they are open, and what the actions place,\n at any number; nothing else. Actions may name any descriptor of the caller\n as their source all the same."]
+#[doc = " struct spawn_template_spawn_args - argument of spawn_template_spawn()\n @flags:       SPAWN_TEMPLATE_SPAWN_*\n @pidfd:       pointer to an int that receives the child's pidfd; 0 with\n               SPAWN_TEMPLATE_SPAWN_NO_PIDFD, and only then. What it holds\n               after a failed call means nothing\n @argv:        pointer to the NULL terminated argument vector, as execve()\n @envp:        pointer to the NULL terminated environment, as execve()\n @actions:     pointer to @actions_len struct spawn_template_action\n @actions_len: number of actions, at most SPAWN_TEMPLATE_MAX_ACTIONS\n @reserved:    must be 0, so that they can get a meaning\n @result:      pointer to a struct spawn_template_result, or 0\n @result_size: size of *@result as the caller knows it; 0 without @result\n @template_id: \"id\" of the template's fdinfo with\n               SPAWN_TEMPLATE_SPAWN_CHECK_ID, else 0\n\n Without SPAWN_TEMPLATE_SPAWN_INHERIT_FDS the child has the caller's\n descriptors 0, 1 and 2 as far as they are open, and what the actions place,\n at any number; nothing else. Actions may name any descriptor of the caller\n as their source all the same."]
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct spawn_template_spawn_args {
@@ -58,14 +76,14 @@ pub struct spawn_template_spawn_args {
     pub envp: __u64,
     pub actions: __u64,
     pub actions_len: __u64,
-    pub template_id: __u64,
-    pub reserved: [__u64; 3usize],
+    pub reserved: [__u64; 4usize],
     pub result: __u64,
     pub result_size: __u64,
+    pub template_id: __u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of spawn_template_spawn_args"][::core::mem::size_of::<spawn_template_spawn_args>() - 96usize];
+    ["Size of spawn_template_spawn_args"][::core::mem::size_of::<spawn_template_spawn_args>() - 104usize];
     ["Alignment of spawn_template_spawn_args"][::core::mem::align_of::<spawn_template_spawn_args>() - 8usize];
     ["Offset of field: spawn_template_spawn_args::flags"]
         [::core::mem::offset_of!(spawn_template_spawn_args, flags) - 0usize];
@@ -79,14 +97,14 @@ const _: () = {
         [::core::mem::offset_of!(spawn_template_spawn_args, actions) - 32usize];
     ["Offset of field: spawn_template_spawn_args::actions_len"]
         [::core::mem::offset_of!(spawn_template_spawn_args, actions_len) - 40usize];
-    ["Offset of field: spawn_template_spawn_args::template_id"]
-        [::core::mem::offset_of!(spawn_template_spawn_args, template_id) - 48usize];
     ["Offset of field: spawn_template_spawn_args::reserved"]
-        [::core::mem::offset_of!(spawn_template_spawn_args, reserved) - 56usize];
+        [::core::mem::offset_of!(spawn_template_spawn_args, reserved) - 48usize];
     ["Offset of field: spawn_template_spawn_args::result"]
         [::core::mem::offset_of!(spawn_template_spawn_args, result) - 80usize];
     ["Offset of field: spawn_template_spawn_args::result_size"]
         [::core::mem::offset_of!(spawn_template_spawn_args, result_size) - 88usize];
+    ["Offset of field: spawn_template_spawn_args::template_id"]
+        [::core::mem::offset_of!(spawn_template_spawn_args, template_id) - 96usize];
 };
 pub const SPAWN_TEMPLATE_STAGE_NONE: spawn_template_stage = 0;
 pub const SPAWN_TEMPLATE_STAGE_ARGUMENTS: spawn_template_stage = 1;
@@ -115,32 +133,32 @@ const _: () = {
     ["Offset of field: spawn_template_result::reserved"]
         [::core::mem::offset_of!(spawn_template_result, reserved) - 12usize];
 };
-pub const SPAWN_TEMPLATE_ACTION_CLOSE: spawn_template_action_type = 0;
-pub const SPAWN_TEMPLATE_ACTION_DUP2: spawn_template_action_type = 1;
-pub const SPAWN_TEMPLATE_ACTION_FCHDIR: spawn_template_action_type = 2;
-pub const SPAWN_TEMPLATE_ACTION_OPEN: spawn_template_action_type = 3;
-pub const SPAWN_TEMPLATE_ACTION_CLOSE_RANGE: spawn_template_action_type = 4;
-pub const SPAWN_TEMPLATE_ACTION_SIGMASK: spawn_template_action_type = 5;
-pub const SPAWN_TEMPLATE_ACTION_SIGDEFAULT: spawn_template_action_type = 6;
-pub const SPAWN_TEMPLATE_ACTION_CHDIR: spawn_template_action_type = 7;
-pub const SPAWN_TEMPLATE_ACTION_SETSID: spawn_template_action_type = 8;
-pub const SPAWN_TEMPLATE_ACTION_SETPGID: spawn_template_action_type = 9;
-pub const SPAWN_TEMPLATE_ACTION_TCSETPGRP: spawn_template_action_type = 10;
-pub const SPAWN_TEMPLATE_ACTION_SETCTTY: spawn_template_action_type = 11;
-pub const SPAWN_TEMPLATE_ACTION_UMASK: spawn_template_action_type = 12;
-pub const SPAWN_TEMPLATE_ACTION_RLIMIT: spawn_template_action_type = 13;
-pub const SPAWN_TEMPLATE_ACTION_SCHED: spawn_template_action_type = 14;
-pub const SPAWN_TEMPLATE_ACTION_RESETIDS: spawn_template_action_type = 15;
-pub const SPAWN_TEMPLATE_ACTION_SETUID: spawn_template_action_type = 16;
-pub const SPAWN_TEMPLATE_ACTION_SETGID: spawn_template_action_type = 17;
-pub const SPAWN_TEMPLATE_ACTION_SETGROUPS: spawn_template_action_type = 18;
-pub const SPAWN_TEMPLATE_ACTION_NO_NEW_PRIVS: spawn_template_action_type = 19;
-pub const SPAWN_TEMPLATE_ACTION_PDEATHSIG: spawn_template_action_type = 20;
-pub const SPAWN_TEMPLATE_ACTION_SIGIGNORE: spawn_template_action_type = 21;
-pub const SPAWN_TEMPLATE_ACTION_CGROUP: spawn_template_action_type = 22;
-#[doc = " enum spawn_template_action_type - what an action does, and the fields it uses\n @SPAWN_TEMPLATE_ACTION_CLOSE:\n\tclose @fd; closing a descriptor that is not open is no error\n @SPAWN_TEMPLATE_ACTION_DUP2:\n\tduplicate @fd to @newfd; @flags is 0 or O_CLOEXEC. When both are the\n\tsame number @flags must be 0, and FD_CLOEXEC is cleared\n @SPAWN_TEMPLATE_ACTION_FCHDIR:\n\tchange the working directory to the directory open as @fd\n @SPAWN_TEMPLATE_ACTION_OPEN:\n\topen the file described by the struct spawn_template_open at @arg\n\trelative to @fd (AT_FDCWD is the working directory) and install it as\n\t@newfd, in the place of what is there by then\n @SPAWN_TEMPLATE_ACTION_CLOSE_RANGE:\n\tclose_range(@fd, @newfd, @flags); a @newfd of -1 is the highest number\n @SPAWN_TEMPLATE_ACTION_SIGMASK:\n\tset the blocked signals from the struct spawn_template_sigset at @arg\n @SPAWN_TEMPLATE_ACTION_SIGDEFAULT:\n\tset the listed signals to SIG_DFL; struct spawn_template_sigset at @arg\n @SPAWN_TEMPLATE_ACTION_CHDIR:\n\tchange the working directory to the path at @arg\n @SPAWN_TEMPLATE_ACTION_SETSID:\n\tsetsid()\n @SPAWN_TEMPLATE_ACTION_SETPGID:\n\tsetpgid(0, @arg)\n @SPAWN_TEMPLATE_ACTION_TCSETPGRP:\n\tmake the child's process group the foreground one of the terminal open\n\tas @fd\n @SPAWN_TEMPLATE_ACTION_SETCTTY:\n\tmake the terminal open as @fd the controlling one: ioctl(@fd, TIOCSCTTY,\n\t0); the child has to lead a session\n @SPAWN_TEMPLATE_ACTION_UMASK:\n\tumask(@arg), at most 0777\n @SPAWN_TEMPLATE_ACTION_RLIMIT:\n\tset a resource limit from the struct spawn_template_rlimit at @arg. The\n\tsize of the arguments is limited by both the caller's RLIMIT_STACK and\n\tthe child's\n @SPAWN_TEMPLATE_ACTION_SCHED:\n\tsched_setattr(0, @arg, 0): policy, priority, nice value, ...; the size\n\tin a structure that is too large is left as it is\n @SPAWN_TEMPLATE_ACTION_RESETIDS:\n\tset the effective user and group ID to the real ones\n @SPAWN_TEMPLATE_ACTION_SETUID:\n\tsetuid(@arg)\n @SPAWN_TEMPLATE_ACTION_SETGID:\n\tsetgid(@arg)\n @SPAWN_TEMPLATE_ACTION_SETGROUPS:\n\tset the supplementary groups from the struct spawn_template_groups at\n\t@arg\n @SPAWN_TEMPLATE_ACTION_NO_NEW_PRIVS:\n\tprctl(PR_SET_NO_NEW_PRIVS, 1)\n @SPAWN_TEMPLATE_ACTION_PDEATHSIG:\n\tprctl(PR_SET_PDEATHSIG, @arg)\n @SPAWN_TEMPLATE_ACTION_SIGIGNORE:\n\tset the listed signals to SIG_IGN; struct spawn_template_sigset at @arg\n @SPAWN_TEMPLATE_ACTION_CGROUP:\n\tthe child is born in the cgroup (version 2) whose directory the caller\n\thas open as @fd, whatever the other actions do with that number; at most\n\tonce, and at any place among the actions\n\n Fields that are not named must be 0. A type that the kernel does not know is\n EINVAL; /proc/spawn_template names those that it knows."]
+pub const SPAWN_TEMPLATE_ACTION_CLOSE: spawn_template_action_type = 1;
+pub const SPAWN_TEMPLATE_ACTION_DUP2: spawn_template_action_type = 2;
+pub const SPAWN_TEMPLATE_ACTION_FCHDIR: spawn_template_action_type = 3;
+pub const SPAWN_TEMPLATE_ACTION_OPEN: spawn_template_action_type = 4;
+pub const SPAWN_TEMPLATE_ACTION_CLOSE_RANGE: spawn_template_action_type = 5;
+pub const SPAWN_TEMPLATE_ACTION_SIGMASK: spawn_template_action_type = 6;
+pub const SPAWN_TEMPLATE_ACTION_SIGDEFAULT: spawn_template_action_type = 7;
+pub const SPAWN_TEMPLATE_ACTION_CHDIR: spawn_template_action_type = 8;
+pub const SPAWN_TEMPLATE_ACTION_SETSID: spawn_template_action_type = 9;
+pub const SPAWN_TEMPLATE_ACTION_SETPGID: spawn_template_action_type = 10;
+pub const SPAWN_TEMPLATE_ACTION_TCSETPGRP: spawn_template_action_type = 11;
+pub const SPAWN_TEMPLATE_ACTION_SETCTTY: spawn_template_action_type = 12;
+pub const SPAWN_TEMPLATE_ACTION_UMASK: spawn_template_action_type = 13;
+pub const SPAWN_TEMPLATE_ACTION_RLIMIT: spawn_template_action_type = 14;
+pub const SPAWN_TEMPLATE_ACTION_SCHED: spawn_template_action_type = 15;
+pub const SPAWN_TEMPLATE_ACTION_RESETIDS: spawn_template_action_type = 16;
+pub const SPAWN_TEMPLATE_ACTION_SETUID: spawn_template_action_type = 17;
+pub const SPAWN_TEMPLATE_ACTION_SETGID: spawn_template_action_type = 18;
+pub const SPAWN_TEMPLATE_ACTION_SETGROUPS: spawn_template_action_type = 19;
+pub const SPAWN_TEMPLATE_ACTION_NO_NEW_PRIVS: spawn_template_action_type = 20;
+pub const SPAWN_TEMPLATE_ACTION_PDEATHSIG: spawn_template_action_type = 21;
+pub const SPAWN_TEMPLATE_ACTION_SIGIGNORE: spawn_template_action_type = 22;
+pub const SPAWN_TEMPLATE_ACTION_CGROUP: spawn_template_action_type = 23;
+#[doc = " enum spawn_template_action_type - what an action does, and the fields it uses\n @SPAWN_TEMPLATE_ACTION_CLOSE:\n\tclose @fd; closing a descriptor that is not open is no error\n @SPAWN_TEMPLATE_ACTION_DUP2:\n\tduplicate @fd to @newfd; @flags is 0 or O_CLOEXEC. When both are the\n\tsame number @flags must be 0, and FD_CLOEXEC is cleared\n @SPAWN_TEMPLATE_ACTION_FCHDIR:\n\tchange the working directory to the directory open as @fd\n @SPAWN_TEMPLATE_ACTION_OPEN:\n\topen the file described by the struct spawn_template_open at @arg\n\trelative to @fd (AT_FDCWD is the working directory) and install it as\n\t@newfd, in the place of what is there by then\n @SPAWN_TEMPLATE_ACTION_CLOSE_RANGE:\n\tclose_range(@fd, @newfd, @flags); a @newfd of -1 is the highest number\n @SPAWN_TEMPLATE_ACTION_SIGMASK:\n\tset the blocked signals from the struct spawn_template_sigset at @arg\n @SPAWN_TEMPLATE_ACTION_SIGDEFAULT:\n\tset the listed signals to SIG_DFL; struct spawn_template_sigset at @arg\n @SPAWN_TEMPLATE_ACTION_CHDIR:\n\tchange the working directory to the path at @arg\n @SPAWN_TEMPLATE_ACTION_SETSID:\n\tsetsid()\n @SPAWN_TEMPLATE_ACTION_SETPGID:\n\tsetpgid(0, @arg)\n @SPAWN_TEMPLATE_ACTION_TCSETPGRP:\n\tmake the child's process group the foreground one of the terminal open\n\tas @fd\n @SPAWN_TEMPLATE_ACTION_SETCTTY:\n\tmake the terminal open as @fd the controlling one: ioctl(@fd, TIOCSCTTY,\n\t0); the child has to lead a session\n @SPAWN_TEMPLATE_ACTION_UMASK:\n\tumask(@arg), at most 0777\n @SPAWN_TEMPLATE_ACTION_RLIMIT:\n\tset a resource limit from the struct spawn_template_rlimit at @arg. The\n\tsize of the arguments is limited by both the caller's RLIMIT_STACK and\n\tthe child's\n @SPAWN_TEMPLATE_ACTION_SCHED:\n\tsched_setattr(0, @arg, 0): policy, priority, nice value, ...; the size\n\tin a structure that is too large is left as it is\n @SPAWN_TEMPLATE_ACTION_RESETIDS:\n\tset the effective user and group ID to the real ones\n @SPAWN_TEMPLATE_ACTION_SETUID:\n\tsetuid(@arg)\n @SPAWN_TEMPLATE_ACTION_SETGID:\n\tsetgid(@arg)\n @SPAWN_TEMPLATE_ACTION_SETGROUPS:\n\tset the supplementary groups from the struct spawn_template_groups at\n\t@arg\n @SPAWN_TEMPLATE_ACTION_NO_NEW_PRIVS:\n\tprctl(PR_SET_NO_NEW_PRIVS, 1)\n @SPAWN_TEMPLATE_ACTION_PDEATHSIG:\n\tprctl(PR_SET_PDEATHSIG, @arg)\n @SPAWN_TEMPLATE_ACTION_SIGIGNORE:\n\tset the listed signals to SIG_IGN; struct spawn_template_sigset at @arg\n @SPAWN_TEMPLATE_ACTION_CGROUP:\n\tthe child is born in the cgroup (version 2) whose directory the caller\n\thas open as @fd, whatever the other actions do with that number; at most\n\tonce, and at any place among the actions\n\n Fields that are not named must be 0, but for @arg_size of a type with a\n struct spawn_template_* at @arg. A type that the kernel does not know is\n EINVAL, and 0 is none; /proc/spawn_template names those that it knows."]
 pub type spawn_template_action_type = ::core::ffi::c_uint;
-#[doc = " struct spawn_template_action - one step the child takes before it execs\n @type:  enum spawn_template_action_type\n @flags: see the type\n @fd:    see the type\n @newfd: see the type\n @arg:   see the type\n\n Actions run in array order, but for CGROUP, in which the child is born, and\n SIGMASK, which takes effect after all others: until then all signals are\n blocked. The first action that fails ends the spawn with its error."]
+#[doc = " struct spawn_template_action - one step the child takes before it execs\n @type:     enum spawn_template_action_type\n @flags:    see the type\n @fd:       see the type\n @newfd:    see the type\n @arg:      see the type\n @arg_size: size of the structure at @arg as the caller knows it; 0 is the\n            size of its first version, SPAWN_TEMPLATE_*_SIZE_VER0\n\n Actions run in array order, but for CGROUP, in which the child is born, and\n SIGMASK, which takes effect after all others: until then all signals are\n blocked. The first action that fails ends the spawn with its error."]
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct spawn_template_action {
@@ -149,39 +167,26 @@ pub struct spawn_template_action {
     pub fd: __s32,
     pub newfd: __s32,
     pub arg: __u64,
+    pub arg_size: __u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of spawn_template_action"][::core::mem::size_of::<spawn_template_action>() - 24usize];
+    ["Size of spawn_template_action"][::core::mem::size_of::<spawn_template_action>() - 32usize];
     ["Alignment of spawn_template_action"][::core::mem::align_of::<spawn_template_action>() - 8usize];
     ["Offset of field: spawn_template_action::type_"][::core::mem::offset_of!(spawn_template_action, type_) - 0usize];
     ["Offset of field: spawn_template_action::flags"][::core::mem::offset_of!(spawn_template_action, flags) - 4usize];
     ["Offset of field: spawn_template_action::fd"][::core::mem::offset_of!(spawn_template_action, fd) - 8usize];
     ["Offset of field: spawn_template_action::newfd"][::core::mem::offset_of!(spawn_template_action, newfd) - 12usize];
     ["Offset of field: spawn_template_action::arg"][::core::mem::offset_of!(spawn_template_action, arg) - 16usize];
+    ["Offset of field: spawn_template_action::arg_size"]
+        [::core::mem::offset_of!(spawn_template_action, arg_size) - 24usize];
 };
-#[doc = " struct spawn_template_how - how SPAWN_TEMPLATE_ACTION_OPEN opens a file\n @flags:   as in the first version of struct open_how of openat2(); O_CLOEXEC\n           applies to the new fd\n @mode:    likewise\n @resolve: likewise"]
-#[repr(C)]
-#[derive(Debug, Default, Copy, Clone)]
-pub struct spawn_template_how {
-    pub flags: __u64,
-    pub mode: __u64,
-    pub resolve: __u64,
-}
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of spawn_template_how"][::core::mem::size_of::<spawn_template_how>() - 24usize];
-    ["Alignment of spawn_template_how"][::core::mem::align_of::<spawn_template_how>() - 8usize];
-    ["Offset of field: spawn_template_how::flags"][::core::mem::offset_of!(spawn_template_how, flags) - 0usize];
-    ["Offset of field: spawn_template_how::mode"][::core::mem::offset_of!(spawn_template_how, mode) - 8usize];
-    ["Offset of field: spawn_template_how::resolve"][::core::mem::offset_of!(spawn_template_how, resolve) - 16usize];
-};
-#[doc = " struct spawn_template_open - what SPAWN_TEMPLATE_ACTION_OPEN opens\n @path: pointer to the path\n @how:  how to open it"]
+#[doc = " struct spawn_template_open - what SPAWN_TEMPLATE_ACTION_OPEN opens\n @path: pointer to the path\n @how:  how to open it, as openat2(); O_CLOEXEC applies to the new fd"]
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct spawn_template_open {
     pub path: __u64,
-    pub how: spawn_template_how,
+    pub how: open_how,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {

@@ -61,19 +61,19 @@ fn rust_facts() -> Facts {
             envp: u64,
             actions: u64,
             actions_len: u64,
-            template_id: u64,
-            reserved: [u64; 3],
+            reserved: [u64; 4],
             result: u64,
             result_size: u64,
+            template_id: u64,
         }
     );
     layout!(facts, spawn_template_result { stage: u32, action: i32, error: i32, reserved: u32 });
-    layout!(facts, spawn_template_action { type_ as "type": u32, flags: u32, fd: i32, newfd: i32, arg: u64 });
-    layout!(facts, spawn_template_open { path: u64, how: uapi::spawn_template_how });
+    layout!(facts, spawn_template_action { type_ as "type": u32, flags: u32, fd: i32, newfd: i32, arg: u64, arg_size: u64 });
+    layout!(facts, spawn_template_open { path: u64, how: uapi::open_how });
     layout!(facts, spawn_template_sigset { sigset: u64, sigsetsize: u64 });
     layout!(facts, spawn_template_rlimit { resource: u64, cur: u64, max: u64 });
     layout!(facts, spawn_template_groups { groups: u64, count: u64 });
-    layout!(facts, spawn_template_how { flags: u64, mode: u64, resolve: u64 });
+    layout!(facts, open_how { flags: u64, mode: u64, resolve: u64 });
     constants!(
         facts,
         SPAWN_TEMPLATE_CREATE_CLOEXEC,
@@ -84,7 +84,6 @@ fn rust_facts() -> Facts {
         SPAWN_TEMPLATE_SPAWN_NO_PIDFD,
         SPAWN_TEMPLATE_SPAWN_CHECK_ID,
         SPAWN_TEMPLATE_SPAWN_ARGS_SIZE_VER0,
-        SPAWN_TEMPLATE_SPAWN_ARGS_SIZE_VER1,
         SPAWN_TEMPLATE_STAGE_NONE,
         SPAWN_TEMPLATE_STAGE_ARGUMENTS,
         SPAWN_TEMPLATE_STAGE_IDENTITY,
@@ -93,6 +92,10 @@ fn rust_facts() -> Facts {
         SPAWN_TEMPLATE_STAGE_EXEC,
         SPAWN_TEMPLATE_RESULT_SIZE_VER0,
         SPAWN_TEMPLATE_MAX_ACTIONS,
+        SPAWN_TEMPLATE_OPEN_SIZE_VER0,
+        SPAWN_TEMPLATE_SIGSET_SIZE_VER0,
+        SPAWN_TEMPLATE_RLIMIT_SIZE_VER0,
+        SPAWN_TEMPLATE_GROUPS_SIZE_VER0,
         SPAWN_TEMPLATE_ACTION_CLOSE,
         SPAWN_TEMPLATE_ACTION_DUP2,
         SPAWN_TEMPLATE_ACTION_FCHDIR,
@@ -161,10 +164,10 @@ fn every_constant_of_the_header_is_compared() {
 #[test]
 fn structures_have_the_published_sizes() {
     assert_eq!(size_of::<uapi::spawn_template_create_args>(), 72);
-    assert_eq!(size_of::<uapi::spawn_template_spawn_args>(), 96);
+    assert_eq!(size_of::<uapi::spawn_template_spawn_args>(), 104);
     assert_eq!(offset_of!(uapi::spawn_template_spawn_args, result), 80);
     assert_eq!(size_of::<uapi::spawn_template_result>(), 16);
-    assert_eq!(size_of::<uapi::spawn_template_action>(), 24);
+    assert_eq!(size_of::<uapi::spawn_template_action>(), 32);
     assert_eq!(size_of::<uapi::spawn_template_open>(), 32);
     assert_eq!(size_of::<uapi::spawn_template_sigset>(), 16);
     assert_eq!(size_of::<uapi::spawn_template_rlimit>(), 24);
@@ -175,7 +178,7 @@ fn structures_have_the_published_sizes() {
 fn the_header_is_usable_alone() {
     let text = "#include <linux/spawn_template.h>\n\
                 int main(void)\n{\n\
-                \tstruct spawn_template_action action = { SPAWN_TEMPLATE_ACTION_DUP2, 0, 7, 1, 0 };\n\
+                \tstruct spawn_template_action action = { SPAWN_TEMPLATE_ACTION_DUP2, 0, 7, 1, 0, 0 };\n\
                 \treturn action.newfd != 1;\n}\n";
     let c = common::source("alone.c", text);
     let cpp = common::source("alone.cpp", text);

@@ -7,6 +7,7 @@
 mod compiled;
 pub mod overlay;
 mod progress;
+mod tables;
 mod worktree;
 
 use std::fs;
@@ -25,7 +26,7 @@ use overlay::{Overlay, is_kconfig};
 use progress::Progress;
 
 /// Changes when the steps below build something else from the same inputs.
-const RECIPE: &str = "kernel 1";
+const RECIPE: &str = "kernel 2";
 
 /// What of the configuration is ours.
 const FRAGMENT: &str = "qemu-tests/kernel/kernel.config";
@@ -39,12 +40,21 @@ const CHECK_FRAGMENT: &str = "qemu-tests/kernel/check.config";
 /// What a guest boots and what modules need.
 const EVERYTHING: &[&str] = &["bzImage", "modules"];
 
-/// What of a kernel is kept for guests.
+/// The module, where the configuration makes one.
+const MODULE: &str = "kernel/spawn_template/spawn_template.ko";
+
+/// The name under which it is kept.
+const MODULE_FILE: &str = "spawn_template.ko";
+
+/// What else of a kernel is kept for guests.
 const OUTPUTS: [(&str, &str); 3] =
     [("arch/x86/boot/bzImage", "bzImage"), ("System.map", "System.map"), (".config", "config")];
 
 /// Options of ours, which a kernel without the patches does not know.
 const OUR_OPTIONS: &str = "SPAWN_TEMPLATE";
+
+/// In the place of the line that makes it a module.
+const BUILT_IN: &str = "CONFIG_SPAWN_TEMPLATE=y\n";
 
 /// The language's.
 const RUST_OPTION: &str = "CONFIG_RUST=";
@@ -52,8 +62,10 @@ const RUST_OPTION: &str = "CONFIG_RUST=";
 /// Which kernel.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flavor {
-    /// With our patches
+    /// With our patches, the implementation as a module
     Patched,
+    /// The same with the implementation built in
+    Builtin,
     /// The same source and configuration without them
     Upstream,
     /// With our patches and every check that could find a mistake in them: KASAN, lockdep, kmemleak, …; 20 times slower
@@ -65,14 +77,23 @@ impl Flavor {
     pub fn name(self) -> &'static str {
         match self {
             Flavor::Patched => "patched",
+            Flavor::Builtin => "builtin",
             Flavor::Upstream => "upstream",
             Flavor::Debug => "debug",
         }
     }
 
-    /// Whether it has the system calls, and so a module to load.
-    pub fn has_templates(self) -> bool {
-        self != Flavor::Upstream
+    /// Whether it has a module to load.
+    fn has_module(self) -> bool {
+        matches!(self, Flavor::Patched | Flavor::Debug)
+    }
+
+    /// The work tree that it is built in. One with the implementation built in takes a minute from one without.
+    fn tree(self) -> &'static str {
+        match self {
+            Flavor::Patched | Flavor::Builtin => Flavor::Patched.name(),
+            Flavor::Upstream | Flavor::Debug => self.name(),
+        }
     }
 }
 
@@ -88,6 +109,8 @@ pub struct Kernel {
     pub system_map: PathBuf,
     /// The configuration it was built with.
     pub config: PathBuf,
+    /// The module, if the implementation is one.
+    pub module: Option<PathBuf>,
     /// What `uname -r` says.
     pub release: String,
 }
@@ -111,6 +134,9 @@ pub fn ensure(ctx: &Context, flavor: Flavor) -> Result<Kernel> {
             let from = tree.obj.join(from);
             fs::copy(&from, partial.join(to)).with_context(|| format!("cannot keep {}", from.display()))?;
         }
+        if flavor.has_module() {
+            fs::copy(tree.obj.join(MODULE), partial.join(MODULE_FILE)).context("the build made no module")?;
+        }
         write_file(&partial.join("release"), tree.release()?)
     })?;
     Ok(Kernel {
@@ -118,6 +144,7 @@ pub fn ensure(ctx: &Context, flavor: Flavor) -> Result<Kernel> {
         bzimage: entry.join("bzImage"),
         system_map: entry.join("System.map"),
         config: entry.join("config"),
+        module: flavor.has_module().then(|| entry.join(MODULE_FILE)),
         release: read_file(&entry.join("release"))?,
         key: plan.key,
     })
@@ -141,7 +168,7 @@ pub fn tree(ctx: &Context, kernel: &Kernel) -> Result<Tree> {
 pub fn not_compiled(ctx: &Context) -> Result<Vec<PathBuf>> {
     let source = source::ensure(ctx)?;
     let overlay = Overlay::of_checkout(ctx, &source)?;
-    let config = Plan::to_check(ctx, source.clone(), overlay.clone(), true)?.configuration(ctx)?;
+    let config = Plan::to_check(ctx, source.clone(), overlay.clone(), "m")?.configuration(ctx)?;
     let read = |path: &Path| {
         let file = match overlay.files.get(path) {
             Some(changed) => changed.clone(),
@@ -170,6 +197,13 @@ pub fn not_compiled(ctx: &Context) -> Result<Vec<PathBuf>> {
     Ok(missing)
 }
 
+/// The tables of system calls, of whatever architecture, that lack the numbers of ours.
+pub fn tables_without_numbers(ctx: &Context) -> Result<Vec<PathBuf>> {
+    let source = source::ensure(ctx)?;
+    let overlay = Overlay::of_checkout(ctx, &source)?;
+    tables::without_numbers(&source, &overlay)
+}
+
 /// What is wrong when [`not_compiled`] finds files.
 pub fn missing_options(files: &[PathBuf]) -> String {
     format!("{files:?} not compiled\n  next: add what they need to {CHECK_FRAGMENT}")
@@ -178,6 +212,8 @@ pub fn missing_options(files: &[PathBuf]) -> String {
 /// Everything a kernel is made of.
 pub struct Plan {
     name: &'static str,
+    /// The name of its work tree.
+    tree: &'static str,
     fragment: &'static str,
     source: Source,
     overlay: Overlay,
@@ -192,7 +228,7 @@ impl Plan {
     pub fn new(ctx: &Context, flavor: Flavor) -> Result<Self> {
         let source = source::ensure(ctx)?;
         let overlay = match flavor {
-            Flavor::Patched | Flavor::Debug => Overlay::of_checkout(ctx, &source)?,
+            Flavor::Patched | Flavor::Builtin | Flavor::Debug => Overlay::of_checkout(ctx, &source)?,
             Flavor::Upstream => Overlay::default(),
         };
         let mut config = read_file(&ctx.root.join(FRAGMENT))?;
@@ -201,23 +237,26 @@ impl Plan {
             config = merged(&config, &read_file(&ctx.root.join(DEBUG_FRAGMENT))?);
             fragment = DEBUG_FRAGMENT;
         }
-        Self::made_of(flavor.name(), fragment, config, source, overlay)
+        if flavor == Flavor::Builtin {
+            config = merged(&config, BUILT_IN);
+        }
+        Self::made_of(flavor.name(), flavor.tree(), fragment, config, source, overlay)
     }
 
-    /// The smallest kernel with these changes to the pristine source, with or without the series' own option.
-    pub fn to_check(ctx: &Context, source: Source, overlay: Overlay, option: bool) -> Result<Self> {
+    /// The smallest kernel with these changes to the pristine source, with this value of the series' own option.
+    pub fn to_check(ctx: &Context, source: Source, overlay: Overlay, option: &str) -> Result<Self> {
         let mut config = read_file(&ctx.root.join(CHECK_FRAGMENT))?;
-        if !option {
-            config = without(&config, OUR_OPTIONS);
-        }
-        if !overlay.files.keys().any(|path| path.starts_with("rust")) {
+        config = merged(&config, &format!("CONFIG_SPAWN_TEMPLATE={option}\n"));
+        // It takes time, and nothing needs it before the series' own option does.
+        if !overlay.defines_option(OUR_OPTIONS)? {
             config = without(&config, RUST_OPTION);
         }
-        Self::made_of("check", CHECK_FRAGMENT, config, source, overlay)
+        Self::made_of("check", "check", CHECK_FRAGMENT, config, source, overlay)
     }
 
     fn made_of(
         name: &'static str,
+        tree: &'static str,
         fragment: &'static str,
         mut config: String,
         source: Source,
@@ -236,7 +275,7 @@ impl Plan {
             .text("config", &config)
             .text("toolchain", &toolchain_id)
             .finish();
-        Ok(Self { name, fragment, source, overlay, config, toolchain, toolchain_id, key })
+        Ok(Self { name, tree, fragment, source, overlay, config, toolchain, toolchain_id, key })
     }
 
     /// What names this kernel: everything it is made of.
@@ -257,8 +296,8 @@ impl Plan {
     /// The same with these arguments of make's, which are always the same for one kind. If the tree holds the kernel that
     /// `harmless` names, what does not change itself need not be compiled again because of the files it lists.
     pub fn build_with(&self, ctx: &Context, arguments: &[&str], harmless: Option<(&str, &[PathBuf])>) -> Result<Tree> {
-        let lock = ctx.cache.lock(&ctx.ui, &format!("build-of-the-{}-kernel", self.name))?;
-        let work = ctx.cache.path("work").join(self.name);
+        let lock = ctx.cache.lock(&ctx.ui, &format!("build-of-the-{}-kernel", self.tree))?;
+        let work = ctx.cache.path("work").join(self.tree);
         let tree =
             Tree { src: work.join("src"), obj: work.join("obj"), toolchain: self.toolchain.clone(), _lock: lock };
         // Says that everything below is done, for exactly this kernel. It is absent while anything is being changed.

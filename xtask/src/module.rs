@@ -1,4 +1,4 @@
-//! The module, built out of tree against the patched kernel.
+//! The implementation as a module: where it is, and what the kernel's linters say of it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,15 +7,15 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 
 use crate::cache::{Key, walk};
-use crate::cmd::{Cmd, create_dir, remove};
+use crate::cmd::{Cmd, create_dir, remove, write_file};
 use crate::context::Context;
 use crate::kernel::{self, Flavor, Kernel, Tree};
 
-/// Changes when the steps below build something else from the same inputs.
-const RECIPE: &str = "module 1";
+/// Changes when the steps below check something else of the same inputs.
+const RECIPE: &str = "module 2";
 
-/// The module's file.
-const FILE: &str = "spawn_template.ko";
+/// What compiles the module alone, so that nothing else of the kernel is compiled by clippy.
+const KBUILD: &str = "obj-m := spawn_template.o\nspawn_template-y := spawn_template_main.o\n";
 
 /// Arguments of `module`.
 #[derive(clap::Args)]
@@ -31,37 +31,16 @@ pub fn main(ctx: &Context, args: ModuleArgs) -> Result<ExitCode> {
     if args.lint {
         lint(ctx, &kernel)?;
     }
-    println!("{}", ensure(ctx, &kernel)?.display());
+    println!("{}", kernel.module.unwrap_or_default().display());
     Ok(ExitCode::SUCCESS)
-}
-
-/// Returns spawn_template.ko for `kernel`, after building it when the cache has none.
-pub fn ensure(ctx: &Context, kernel: &Kernel) -> Result<PathBuf> {
-    let source = ctx.root.join("rust-module");
-    let key = key(kernel, &source)?;
-    let entry = ctx.cache.entry(&ctx.ui, "module", &key, |partial| {
-        let tree = kernel::tree(ctx, kernel)?;
-        let step = ctx.ui.step("build the module");
-        // Each kernel's tree is locked, so nobody else uses the folder that is called like it.
-        let name = format!("module-{}", kernel.flavor.name());
-        let scratch = scratch(ctx, &source, &name)?;
-        build(ctx, &tree, &scratch, &name, &[])?;
-        fs::copy(scratch.join(FILE), partial.join(FILE)).with_context(|| format!("the build made no {FILE}"))?;
-        step.done("");
-        Ok(())
-    })?;
-    Ok(entry.join(FILE))
-}
-
-fn key(kernel: &Kernel, source: &Path) -> Result<String> {
-    Ok(Key::new(RECIPE).text("kernel", &kernel.key).tree("file", source)?.finish())
 }
 
 /// What the kernel's own `make rustfmtcheck CLIPPY=1` does for code inside the tree. An entry in the cache says that
 /// there was nothing to say.
 pub fn lint(ctx: &Context, kernel: &Kernel) -> Result<()> {
     let source = ctx.root.join("rust-module");
-    ctx.cache.entry(&ctx.ui, "module-lint", &key(kernel, &source)?, |_| run_linters(ctx, kernel, &source))?;
+    let key = Key::new(RECIPE).text("kernel", &kernel.key).finish();
+    ctx.cache.entry(&ctx.ui, "module-lint", &key, |_| run_linters(ctx, kernel, &source))?;
     Ok(())
 }
 
@@ -92,6 +71,8 @@ fn run_linters(ctx: &Context, kernel: &Kernel, source: &Path) -> Result<()> {
 
     let step = ctx.ui.step("run clippy on the module");
     let scratch = scratch(ctx, source, "module-clippy")?;
+    // Beside the makefile of the tree, make prefers it.
+    write_file(&scratch.join("Kbuild"), KBUILD)?;
     // Only the module is compiled here, so only its warnings become errors.
     build(ctx, &tree, &scratch, "module-clippy", &["CLIPPY=1", "KRUSTFLAGS=-Dwarnings"])?;
     step.done("no warnings");

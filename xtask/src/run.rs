@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use crate::context::Context;
 use crate::kernel::{self, Flavor};
 use crate::qemu::{CopySpec, End, Guest, Outcome, Payload};
-use crate::{image, module, programs};
+use crate::{image, programs};
 
 /// How many times longer than on the other kernels a test or a call may take on the debug kernel.
 const SLOWNESS: u32 = 10;
@@ -99,8 +99,7 @@ impl Machine {
             Some(path) => (path.clone(), self.module.clone()),
             None => {
                 let kernel = kernel::ensure(ctx, flavor)?;
-                let module = flavor.has_templates().then(|| module::ensure(ctx, &kernel)).transpose()?;
-                (kernel.bzimage, module)
+                (kernel.bzimage, kernel.module)
             }
         };
         let (mut usual, mut env, mut kernel_args) = ("1G", BTreeMap::new(), Vec::new());

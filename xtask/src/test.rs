@@ -78,6 +78,15 @@ fi
 exit $status
 "#;
 
+/// What is repeated on the kernel that has the implementation built in.
+const BUILTIN_SCRIPT: &str = r#"#!/bin/bash
+status=0
+for filter in spawn:: create:: identification:: actions:: attack; do
+    /payload/guest-suite --without=smack --without=debuggers --without=numa "$filter" || status=1
+done
+exit $status
+"#;
+
 /// Arguments of `test`.
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -85,7 +94,8 @@ Here: rustfmt, clippy and unit tests of user space, formatting and clippy of the
 `patches check` compiles each C file of the series. In a guest with the patched
 kernel: those tests of the crate that need the system calls (userspace-lib/tests/spawn*.rs), programs that nobody has
 changed with the preload library, and the test suite, which fail as well when the kernel warns or nothing ends in time;
-tests of Smack, tests with gdb and strace, tests on two NUMA nodes, and a few thousand random calls (`fuzz`) in boots of their own. The last line sums up everything.")]
+tests of Smack, tests with gdb and strace, tests on two NUMA nodes, and a few thousand random calls (`fuzz`) in boots of
+their own; at last some of the suite on a kernel that has the implementation built in. The last line sums up everything.")]
 pub struct TestArgs {
     /// Only this half
     #[arg(long, value_enum)]
@@ -170,6 +180,9 @@ pub fn main(ctx: &Context, args: TestArgs) -> Result<ExitCode> {
             check_configuration(ctx, &mut tally);
         }
         guest(ctx, &args, flavor, None, &mut tally)?;
+        if flavor == Flavor::Patched && args.filter.is_none() && args.machine.kernel_image.is_none() {
+            builtin(ctx, &args, &mut tally)?;
+        }
     }
     if let Some(seconds) = args.debug_within {
         debug_if_possible(ctx, &args, Duration::from_secs(seconds).saturating_sub(begun.elapsed()), &mut tally)?;
@@ -180,6 +193,20 @@ pub fn main(ctx: &Context, args: TestArgs) -> Result<ExitCode> {
         skipped => println!("{} passed, {} failed, {skipped} skipped", tally.passed, tally.failed),
     }
     Ok(if tally.failed == 0 && tally.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Some of the suite on the kernel that has the implementation built in, which is not built where time is short.
+fn builtin(ctx: &Context, args: &TestArgs, tally: &mut Tally) -> Result<()> {
+    let name = "guest with the implementation built in: the tests came to their end and the kernel stayed quiet";
+    if args.debug_within.is_some() && !kernel::is_built(ctx, Flavor::Builtin)? {
+        tally.skip(name, "it is not built; `cargo xtask test` without --debug-within builds it");
+        return Ok(());
+    }
+    let mut guest = prepared(ctx, args, Flavor::Builtin, qemu::counts_instead(ctx, Flavor::Builtin)?, "test-builtin")?;
+    guest.payload.text("/payload/run-tests", BUILTIN_SCRIPT, 0o755);
+    guest.argv = vec!["/payload/run-tests".into()];
+    tally.add(boot(ctx, guest, None, name)?);
+    Ok(())
 }
 
 /// The guest's half on the debug kernel, if that costs no build and no more than `left`.
@@ -465,6 +492,12 @@ fn check_configuration(ctx: &Context, tally: &mut Tally) {
     };
     crate::interrupt::wait_if_interrupted();
     tally.count("patches: check.config compiles each C file", result);
+    let result = match kernel::tables_without_numbers(ctx) {
+        Ok(missing) if missing.is_empty() => Ok(()),
+        Ok(missing) => Err(format!("{missing:?} lack the calls")),
+        Err(error) => Err(format!("{error:#}")),
+    };
+    tally.count("patches: each architecture has the numbers of the calls", result);
 }
 
 /// What the tests counted, and what is wrong beyond that. With `limited` time, all of them may have been left out.

@@ -30,10 +30,10 @@ impl Generator<'_> {
 
     /// Makes a field wrong, most of the time.
     fn spoil(&mut self, action: &mut spawn_template_action) {
-        match self.rng.below(8) {
+        match self.rng.below(9) {
             0 => {
                 self.must_fail = true;
-                action.type_ = self.rng.pick(&[23, 24, 100, 1 << 16, 1 << 31, u32::MAX]);
+                action.type_ = self.rng.pick(&[0, 24, 100, 1 << 16, 1 << 31, u32::MAX]);
             }
             1 => action.fd = self.rng.pick(&[-1, -2, -99, -101, i32::MIN, 1 << 20, i32::MAX]),
             2 => action.newfd = self.rng.pick(&[-1, -2, i32::MIN, 1 << 20, i32::MAX]),
@@ -41,6 +41,7 @@ impl Generator<'_> {
             4 => action.arg = self.bad_address(),
             5 => action.arg = 0,
             6 => action.arg = self.rng.next(),
+            7 => action.arg_size = self.rng.pick(&[1, 7, 15, 16, 24, 32, 4096, 4097, 1 << 32, u64::MAX]),
             _ => {
                 action.flags = self.rng.next() as u32;
                 action.newfd = self.rng.next() as i32;
@@ -76,7 +77,7 @@ impl Generator<'_> {
 
     /// An action, as it should be; `before` are those before it.
     fn action(&mut self, nowait: bool, before: &[spawn_template_action]) -> spawn_template_action {
-        let mut action = spawn_template_action { type_: self.rng.below(23) as u32, ..Default::default() };
+        let mut action = spawn_template_action { type_: 1 + self.rng.below(23) as u32, ..Default::default() };
         match action.type_ {
             uapi::SPAWN_TEMPLATE_ACTION_CLOSE => action.fd = self.target(),
             uapi::SPAWN_TEMPLATE_ACTION_DUP2 => {
@@ -104,7 +105,7 @@ impl Generator<'_> {
                 let set = self.put_or_not(&signals.to_le_bytes(), bad);
                 let size = if self.rng.percent(self.mood.fields / 2) { self.rng.pick(&[0, 4, 16, 128]) } else { 8 };
                 self.must_fail |= size != 8;
-                action.arg = self.payload(&[set, size]);
+                self.payload_of(&mut action, &[set, size]);
             }
             uapi::SPAWN_TEMPLATE_ACTION_CHDIR => {
                 let path = if self.child_mistake() {
@@ -173,6 +174,27 @@ impl Generator<'_> {
             action = spawn_template_action { type_: uapi::SPAWN_TEMPLATE_ACTION_RESETIDS, ..Default::default() };
         }
         action
+    }
+
+    /// The structure of an action, as it is or in a later version, in which what is new is not used.
+    fn payload_of(&mut self, action: &mut spawn_template_action, words: &[u64]) {
+        let mut memory = bytes(words);
+        let known = memory.len();
+        match self.rng.below(4) {
+            0 | 1 => {}
+            2 => action.arg_size = known as u64,
+            _ => {
+                memory.resize(known + 1 + self.rng.below(32) as usize, 0);
+                action.arg_size = memory.len() as u64;
+                if self.rng.percent(self.mood.fields / 2) {
+                    self.must_fail = true;
+                    let place = self.rng.range(known as i32, memory.len() as i32 - 1);
+                    memory[place as usize] = 1;
+                }
+            }
+        }
+        let bad = self.rng.percent(self.mood.fields / 2);
+        action.arg = self.put_or_not(&memory, bad);
     }
 
     /// The structure of an action.
@@ -256,7 +278,7 @@ impl Generator<'_> {
             how[place] |= 1 << self.rng.range(36, 63);
         }
         let path = self.path(path);
-        action.arg = self.payload(&[path, how[0], how[1], how[2]]);
+        self.payload_of(action, &[path, how[0], how[1], how[2]]);
     }
 
     fn limit_action(&mut self, action: &mut spawn_template_action) {
@@ -280,7 +302,7 @@ impl Generator<'_> {
                 (soft, hard) = (5, 4);
             }
         }
-        action.arg = self.payload(&[resource, soft, hard]);
+        self.payload_of(action, &[resource, soft, hard]);
     }
 
     fn sched_action(&mut self, action: &mut spawn_template_action) {
@@ -336,6 +358,6 @@ impl Generator<'_> {
         }
         let bad = !groups.is_empty() && self.rng.percent(self.mood.fields / 3);
         let address = if groups.is_empty() { 0 } else { self.put_or_not(&groups, bad) };
-        action.arg = self.payload(&[address, count]);
+        self.payload_of(action, &[address, count]);
     }
 }

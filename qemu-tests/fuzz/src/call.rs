@@ -62,7 +62,7 @@ pub struct Spawn {
     pub processes: Option<u64>,
     /// What the kernel reads.
     #[expect(dead_code, reason = "shown when the call's outcome is wrong")]
-    pub words: [u64; 12],
+    pub words: [u64; 13],
     /// The actions.
     pub actions: Vec<spawn_template_action>,
     /// What is open for this call only.
@@ -247,15 +247,26 @@ impl Generator<'_> {
             match self.rng.below(4) {
                 0 => flags |= 4 << self.rng.below(62),
                 1 if filename == 0 => execfd = self.rng.range(-5, -1),
-                1 => execfd = self.rng.pick(&self.world.executables),
                 _ => {
                     let place = self.rng.range(3, 8) as usize;
                     words[place] = 1 << self.rng.below(64);
                 }
             }
         }
-        let exec_flags = if self.argument_mistake() { 1 << self.rng.below(32) } else { 0 };
-        self.must_fail |= exec_flags != 0;
+        if text.starts_with('/') && self.rng.percent(20) {
+            // It does not matter.
+            let any = [self.world.folders.as_slice(), &self.world.files, &[-100, 900, 0]].concat();
+            execfd = self.rng.pick(&any);
+        }
+        let follows = text.ends_with("link");
+        let mut exec_flags = self.rng.pick(&[0, 0, 0, libc::AT_EMPTY_PATH, libc::AT_SYMLINK_NOFOLLOW]) as u32;
+        if follows {
+            exec_flags &= !(libc::AT_SYMLINK_NOFOLLOW as u32);
+        }
+        if self.argument_mistake() {
+            self.must_fail = true;
+            exec_flags |= self.rng.pick(&[1, 1 << 9, 1 << 16, 1 << 31, 0x10000]);
+        }
         words[0] = flags;
         words[1] = pair(execfd as u32, exec_flags);
         let (args, _, words) = self.arguments(words, uapi::SPAWN_TEMPLATE_CREATE_ARGS_SIZE_VER0.into());
@@ -311,7 +322,8 @@ impl Generator<'_> {
         let encoded: Vec<u8> = actions
             .iter()
             .flat_map(|action| {
-                bytes(&[pair(action.type_, action.flags), pair(action.fd as u32, action.newfd as u32), action.arg])
+                let numbers = [pair(action.type_, action.flags), pair(action.fd as u32, action.newfd as u32)];
+                bytes(&[numbers[0], numbers[1], action.arg, action.arg_size])
             })
             .collect();
         let bad = count > 0 && self.argument_mistake();
@@ -321,7 +333,7 @@ impl Generator<'_> {
             if self.rng.percent(40) && count > 0 {
                 array = 0;
             } else {
-                count = self.rng.pick(&[257, 1000, 1 << 32, 1 << 60, u64::MAX, u64::MAX / 24 + 1]);
+                count = self.rng.pick(&[257, 1000, 1 << 32, 1 << 60, u64::MAX, u64::MAX / 32 + 1]);
             }
         }
         let argv = self.strings("child");
@@ -347,31 +359,23 @@ impl Generator<'_> {
             self.must_fail = true;
             flags |= 16 << self.rng.below(60);
         }
-        let mut words = [flags, pidfd, argv, envp, array, count, 0, 0, 0, 0, 0, 0];
+        let mut words = [flags, pidfd, argv, envp, array, count, 0, 0, 0, 0, 0, 0, 0];
         // Only the template that is meant; a wrong id is as good as a wrong descriptor, which is drawn elsewhere.
         let id = known.map(|index| self.world.templates[index].id).filter(|_| self.rng.percent(20));
         if let Some(id) = id {
             words[0] |= u64::from(uapi::SPAWN_TEMPLATE_SPAWN_CHECK_ID);
-            words[6] = id;
+            words[12] = id;
         }
         if self.argument_mistake() {
             self.must_fail = true;
-            words[self.rng.range(if id.is_some() { 7 } else { 6 }, 9) as usize] = 1 << self.rng.below(64);
+            words[self.rng.range(6, 9) as usize] = 1 << self.rng.below(64);
         }
         let (result, writable) = self.result();
-        let (args, readable) = if self.rng.percent(12) {
-            // What a caller passes that knows the first version only.
-            let first: [u64; 10] = std::array::from_fn(|index| words[index]);
-            let address = self.put(&bytes(&first));
-            ((address, uapi::SPAWN_TEMPLATE_SPAWN_ARGS_SIZE_VER0.into()), true)
-        } else {
-            (words[10], words[11]) = result;
-            self.must_fail |= !writable;
-            let least = uapi::SPAWN_TEMPLATE_SPAWN_ARGS_SIZE_VER0.into();
-            let (args, readable, _) = self.arguments(words, least);
-            (args, readable)
-        };
-        let is_counted = readable && (words[10..] == [0, 0] || writable);
+        (words[10], words[11]) = result;
+        self.must_fail |= !writable;
+        let least = uapi::SPAWN_TEMPLATE_SPAWN_ARGS_SIZE_VER0.into();
+        let (args, readable, _) = self.arguments(words, least);
+        let is_counted = readable && (words[10..12] == [0, 0] || writable);
         let alone = self.world.kind.is_alone();
         let few = |generator: &mut Self, percent| alone && generator.rng.percent(percent);
         let open_files = few(self, 2).then(|| sys::lowest_free().unwrap_or(0) as u64 + self.rng.below(2));

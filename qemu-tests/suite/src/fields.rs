@@ -16,7 +16,7 @@ tests!("fields":
     fields_of_sigmask, fields_of_sigdefault, fields_of_sigignore, fields_of_chdir, fields_of_setpgid,
     fields_of_tcsetpgrp, fields_of_setctty, fields_of_umask, fields_of_rlimit, fields_of_sched, size_of_sched,
     fields_of_setuid, fields_of_setgid, fields_of_setgroups, fields_of_pdeathsig, fields_of_cgroup,
-    second_cgroup, unknown_types, probing_for_types, bad_payload_pointers, open_how_rules, open_path_rules, checked_before_anything_happens,
+    second_cgroup, unknown_types, size_of_payloads, bad_payload_pointers, open_how_rules, open_path_rules, checked_before_anything_happens,
     wrong_one_is_found_anywhere,
 );
 
@@ -64,6 +64,7 @@ impl Payloads {
         let rule = |name, uses, kind, fd, newfd, arg| Rule { name, good: raw(kind, 0, fd, newfd, arg), uses, error: 0 };
         let plain = |name, kind| rule(name, &[], kind, 0, 0, 0);
         let value = |name, kind, arg| rule(name, &["arg"], kind, 0, 0, arg);
+        let sized = |name, kind, arg| rule(name, &["arg", "arg_size"], kind, 0, 0, arg);
         let fd = |name, kind, fd| rule(name, &["fd"], kind, fd, 0, 0);
         let sigset = &raw const self.sigset as u64;
         let open = &raw const self.open as u64;
@@ -71,25 +72,32 @@ impl Payloads {
             fd("CLOSE", uapi::SPAWN_TEMPLATE_ACTION_CLOSE, 500),
             rule("DUP2", &["flags", "fd", "newfd"], uapi::SPAWN_TEMPLATE_ACTION_DUP2, 0, 5, 0),
             fd("FCHDIR", uapi::SPAWN_TEMPLATE_ACTION_FCHDIR, self.folder.as_raw_fd()),
-            rule("OPEN", &["fd", "newfd", "arg"], uapi::SPAWN_TEMPLATE_ACTION_OPEN, libc::AT_FDCWD, 5, open),
+            rule(
+                "OPEN",
+                &["fd", "newfd", "arg", "arg_size"],
+                uapi::SPAWN_TEMPLATE_ACTION_OPEN,
+                libc::AT_FDCWD,
+                5,
+                open,
+            ),
             rule("CLOSE_RANGE", &["flags", "fd", "newfd"], uapi::SPAWN_TEMPLATE_ACTION_CLOSE_RANGE, 500, -1, 0),
-            value("SIGMASK", uapi::SPAWN_TEMPLATE_ACTION_SIGMASK, sigset),
-            value("SIGDEFAULT", uapi::SPAWN_TEMPLATE_ACTION_SIGDEFAULT, sigset),
+            sized("SIGMASK", uapi::SPAWN_TEMPLATE_ACTION_SIGMASK, sigset),
+            sized("SIGDEFAULT", uapi::SPAWN_TEMPLATE_ACTION_SIGDEFAULT, sigset),
             value("CHDIR", uapi::SPAWN_TEMPLATE_ACTION_CHDIR, c"/".as_ptr() as u64),
             plain("SETSID", uapi::SPAWN_TEMPLATE_ACTION_SETSID),
             value("SETPGID", uapi::SPAWN_TEMPLATE_ACTION_SETPGID, 0),
             fd("TCSETPGRP", uapi::SPAWN_TEMPLATE_ACTION_TCSETPGRP, 0),
             fd("SETCTTY", uapi::SPAWN_TEMPLATE_ACTION_SETCTTY, 0),
             value("UMASK", uapi::SPAWN_TEMPLATE_ACTION_UMASK, 0o777),
-            value("RLIMIT", uapi::SPAWN_TEMPLATE_ACTION_RLIMIT, &raw const self.rlimit as u64),
+            sized("RLIMIT", uapi::SPAWN_TEMPLATE_ACTION_RLIMIT, &raw const self.rlimit as u64),
             value("SCHED", uapi::SPAWN_TEMPLATE_ACTION_SCHED, self.sched.as_ptr() as u64),
             plain("RESETIDS", uapi::SPAWN_TEMPLATE_ACTION_RESETIDS),
             value("SETUID", uapi::SPAWN_TEMPLATE_ACTION_SETUID, 0),
             value("SETGID", uapi::SPAWN_TEMPLATE_ACTION_SETGID, 0),
-            value("SETGROUPS", uapi::SPAWN_TEMPLATE_ACTION_SETGROUPS, &raw const self.groups as u64),
+            sized("SETGROUPS", uapi::SPAWN_TEMPLATE_ACTION_SETGROUPS, &raw const self.groups as u64),
             plain("NO_NEW_PRIVS", uapi::SPAWN_TEMPLATE_ACTION_NO_NEW_PRIVS),
             value("PDEATHSIG", uapi::SPAWN_TEMPLATE_ACTION_PDEATHSIG, 64),
-            value("SIGIGNORE", uapi::SPAWN_TEMPLATE_ACTION_SIGIGNORE, sigset),
+            sized("SIGIGNORE", uapi::SPAWN_TEMPLATE_ACTION_SIGIGNORE, sigset),
             fd("CGROUP", uapi::SPAWN_TEMPLATE_ACTION_CGROUP, self.cgroup.as_raw_fd()),
         ];
         for rule in &mut rules {
@@ -108,7 +116,8 @@ fn changed(action: RawAction, field: &str, value: i64) -> RawAction {
         "flags" => RawAction { flags: value as u32, ..action },
         "fd" => RawAction { fd: value as i32, ..action },
         "newfd" => RawAction { newfd: value as i32, ..action },
-        _ => RawAction { arg: value as u64, ..action },
+        "arg" => RawAction { arg: value as u64, ..action },
+        _ => RawAction { arg_size: value as u64, ..action },
     }
 }
 
@@ -117,14 +126,15 @@ fn unused_fields() -> Outcome {
     let payloads = Payloads::new()?;
     let rules = payloads.rules();
     for (kind, rule) in rules.iter().enumerate() {
-        same!(rule.good.type_ as usize, kind, "type of {}", rule.name);
+        same!(rule.good.type_ as usize, kind + 1, "type of {}", rule.name);
         let used = |field: &str| rule.uses.contains(&field);
-        let unused = ["flags", "fd", "newfd", "arg"].into_iter().filter(|field| !used(field));
+        let unused = ["flags", "fd", "newfd", "arg", "arg_size"].into_iter().filter(|field| !used(field));
         let mut cases = Vec::new();
         for field in unused {
             let values: &[i64] = match field {
                 "flags" => &[1, libc::O_CLOEXEC as i64, 1 << 31, -1],
                 "arg" => &[1, 1 << 32, i64::MIN, -1],
+                "arg_size" => &[1, 8, 32, 4096, 1 << 32, -1],
                 _ => &[1, 3, -1, libc::AT_FDCWD as i64, i32::MAX as i64],
             };
             cases.extend(values.iter().map(|&value| (field, value, changed(rule.good, field, value))));
@@ -512,24 +522,57 @@ fn second_cgroup() -> Outcome {
     failing.finish()
 }
 
-/// As the header says: with a pidfd pointer that is wrong too, EFAULT tells that the kernel knows the type.
-fn probing_for_types() -> Outcome {
+/// A structure may be longer than the kernel knows it, if the rest is zero, and not shorter than its first version.
+fn size_of_payloads() -> Outcome {
     let payloads = Payloads::new()?;
-    let template = Template::child("nothing")?;
-    let mut failing = Failing::new()?;
-    let mut probe = |what: &str, action: RawAction, failure| {
-        let report = template.spawn().act(Act::Raw(action)).report_changed(|args| args.pidfd = 1);
-        failing.judge(what, report, failure);
-    };
-    for rule in payloads.rules() {
-        probe(rule.name, rule.good, Failure::wrong(-1, libc::EFAULT));
+    let mut pages = Pages::new(2)?;
+    let rules = payloads.rules();
+    let sized: Vec<_> = rules.iter().filter(|rule| rule.uses.contains(&"arg_size")).collect();
+    same!(sized.len(), 6, "actions with a structure that has a size");
+    for rule in sized {
+        let known = match rule.name {
+            "OPEN" => size_of::<RawOpen>(),
+            "RLIMIT" => size_of::<RawRlimit>(),
+            "SETGROUPS" => size_of::<RawGroups>(),
+            _ => size_of::<RawSigset>(),
+        };
+        // SAFETY: the payload is that long, made of integers, and lives as long as `payloads`.
+        let payload = unsafe { std::slice::from_raw_parts(rule.good.arg as *const u8, known) };
+        let mut action = |size: usize, tail: Option<usize>| {
+            let bytes = pages.bytes();
+            bytes.fill(0);
+            bytes[..known].copy_from_slice(payload);
+            if let Some(offset) = tail {
+                bytes[offset] = 1;
+            }
+            RawAction { arg: pages.start(), arg_size: size as u64, ..rule.good }
+        };
+        let name = rule.name;
+        for size in [1, 8, known - 1] {
+            all_refused(&[(&format!("{name} of {size}"), action(size, None), libc::EINVAL)])?;
+        }
+        for size in [4097, 8192, 1 << 32, (1 << 32) + known, usize::MAX] {
+            all_refused(&[(&format!("{name} of {size}"), action(size, None), libc::E2BIG)])?;
+        }
+        for (size, offset) in [(known + 1, known), (known + 8, known + 7), (4096, 4095)] {
+            let wrong = action(size, Some(offset));
+            all_refused(&[(&format!("{name}, byte {offset} of {size}"), wrong, libc::E2BIG)])?;
+            all_valid(&[(&format!("{name} of {size}"), action(size, None))])?;
+        }
+        // What lies behind does not count.
+        for size in [0, known] {
+            all_valid(&[(&format!("{name} of {size}"), action(size, Some(known)))])?;
+        }
+        let address = pages.at_end(payload);
+        let at_end = |size: usize| RawAction { arg: address, arg_size: size as u64, ..rule.good };
+        all_valid(&[(&format!("{name} before the hole"), at_end(known))])?;
+        all_refused(&[(&format!("{name} into the hole"), at_end(known + 8), libc::EFAULT)])?;
     }
-    probe("an unknown type", raw(23, 0, 0, 0, 0), Failure::wrong(0, libc::EINVAL));
-    failing.finish()
+    Ok(())
 }
 
 fn unknown_types() -> Outcome {
-    for kind in [23, 24, 64, 255, 256, 1 << 16, 1 << 31, u32::MAX] {
+    for kind in [0, 24, 25, 64, 255, 256, 1 << 16, 1 << 31, u32::MAX] {
         all_invalid(&[(&format!("type {kind}"), raw(kind, 0, 0, 0, 0))])?;
     }
     Ok(())

@@ -24,9 +24,14 @@ fn file_names_calls_and_masks() -> Outcome {
     let mut lines = text.lines();
     same!(lines.next(), Some("spawn_template 1"), "first line");
     let values: BTreeMap<_, _> = lines.filter_map(|line| line.split_once(' ')).collect();
-    let wanted =
-        [("actions", "0x7fffff"), ("create", "473"), ("create_flags", "0x3"), ("spawn", "474"), ("spawn_flags", "0xf")];
-    same!(values, BTreeMap::from(wanted), "the other lines");
+    let masks = [("actions", "0xfffffe"), ("create_flags", "0x3"), ("exec_flags", "0x1100"), ("spawn_flags", "0xf")];
+    let numbers = [("create", "473"), ("spawn", "474")];
+    same!(values, BTreeMap::from_iter(masks.into_iter().chain(numbers)), "the other lines");
+    // A template says the same of itself.
+    let info = Template::child("nothing")?.info()?;
+    for (name, mask) in masks {
+        same!(info.get(&name.replace('_', "-"))?, mask, "{name} in fdinfo");
+    }
     Ok(())
 }
 

@@ -138,10 +138,9 @@ fn of_fd() -> Outcome {
     let template = Template::of_fd(&file)?;
     let text = |c: &CString| c.to_string_lossy().into_owned();
     let show = template.spawn().argv(argv.iter().map(text)).envp(envp.iter().map(text)).show()?;
-    let keys = [OWN, &["execfn"]].concat();
+    let keys = [OWN, &["execfn", "execfn.inode"]].concat();
     same!(show.without(&keys), traditional.without(&keys), "everything but AT_EXECFN");
     same!(show.get("comm"), "show", "comm");
-    ensure!(!show.get("execfn").is_empty(), "AT_EXECFN is empty");
     Ok(())
 }
 
@@ -152,7 +151,6 @@ fn of_fd_without_name() -> Outcome {
     fs::remove_file(&path)?;
     let show = Template::of_fd(&file)?.spawn().show()?;
     same!(show.get("exe"), format!("{path} (deleted)"), "exe");
-    ensure!(!show.get("execfn").is_empty(), "AT_EXECFN is empty");
     Ok(())
 }
 

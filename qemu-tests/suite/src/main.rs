@@ -52,6 +52,7 @@ mod manual;
 mod metadata;
 mod module;
 mod mounts;
+mod naming;
 mod newtask;
 mod nowait;
 mod numa;
@@ -153,6 +154,7 @@ const FILES: &[&[Test]] = &[
     tracepoints::TESTS,
     syscall_tracepoints::TESTS,
     hooks::TESTS,
+    naming::TESTS,
     newtask::TESTS,
     accounting::TESTS,
     fdinfo::TESTS,

@@ -1,4 +1,5 @@
-//! The example of the man page `spawn_template_spawn(2)`, which xtask compiles as it is shown there.
+//! Programs in C that know the header only: the example of the man page `spawn_template_spawn(2)`, which xtask compiles
+//! as it is shown there, and one written for the first RFC.
 
 use std::process::{Command, Output};
 
@@ -6,7 +7,7 @@ use crate::harness::Outcome;
 use crate::template::child;
 use crate::{ensure, same, tests};
 
-tests!("manual": example_starts_programs, example_names_the_failed_action, example_without_such_a_program);
+tests!("manual": example_starts_programs, example_names_the_failed_action, example_without_such_a_program, program_of_the_first_rfc);
 
 /// Runs the example: status, output, errors.
 fn example(arguments: &[&str]) -> Outcome<(Option<i32>, String, String)> {
@@ -42,5 +43,11 @@ fn example_without_such_a_program() -> Outcome {
     let (code, output, errors) = example(&["/", "/missing", "bin"])?;
     same!((code, output.as_str()), (Some(1), ""), "status and output");
     ensure!(errors.ends_with("man-example: /missing: No such file or directory\n"), "it said {errors:?}");
+    Ok(())
+}
+
+fn program_of_the_first_rfc() -> Outcome {
+    let output = Command::new(child("rfc")).output()?;
+    same!(output.status.code(), Some(0), "the line that failed, or what the shell says; errors {:?}", output.stderr);
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::harness::{Outcome, Stop, error_name, failed, in_worker, refused};
 use crate::nowait::Gate;
 use crate::os::{self, Status};
-use crate::template::{Act, Template, child};
+use crate::template::{Act, SPAWN_SIZE, Template, child};
 use crate::{ensure, same, tests};
 
 tests!("module":
@@ -104,7 +104,7 @@ fn unload_and_load() -> Outcome {
         same!(Template::child("nothing")?.status()?, Status::Exited(0), "status");
         unload()?;
         let create = Template::child("nothing");
-        let spawn = os::template_spawn(0, 0, 80);
+        let spawn = os::template_spawn(0, 0, SPAWN_SIZE);
         let odd = os::template_create(0, 0);
         load()?;
         refused("create without the module", create, libc::ENOSYS)?;

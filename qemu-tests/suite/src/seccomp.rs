@@ -7,7 +7,7 @@ use crate::failing::{Failing, Failure, Stage, fields};
 use crate::filter::{Filter, errno};
 use crate::harness::{Checks, Outcome, failed, in_worker, refused};
 use crate::os::{self, Status};
-use crate::template::{Act, Open, Sched, Template};
+use crate::template::{Act, Open, SPAWN_SIZE, Sched, Template};
 use crate::{ensure, same, tests};
 
 tests!("seccomp":
@@ -238,7 +238,7 @@ fn refusal_comes_before_argument_checks() -> Outcome {
         refused("argv", spawn.run_changed(|args| args.argv = 1), libc::EACCES)?;
         refused("a wrong action", spawn.clone().act(Act::Close(-1)).run(), libc::EACCES)?;
         refused("an unknown flag", spawn.run_changed(|args| args.flags = 1 << 63), libc::EINVAL)?;
-        refused("arguments that cannot be read", os::template_spawn(template.raw(), 1, 80), libc::EFAULT)
+        refused("arguments that cannot be read", os::template_spawn(template.raw(), 1, SPAWN_SIZE), libc::EFAULT)
     })
 }
 

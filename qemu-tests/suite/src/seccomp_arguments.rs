@@ -91,7 +91,14 @@ impl Memory {
         case("FCHDIR", Act::Fchdir(folder), libc::SYS_fchdir, &[int(folder)]);
         let open = |dir, memory: &[u64]| {
             let arg = address(memory.as_ptr());
-            Act::Raw(RawAction { type_: uapi::SPAWN_TEMPLATE_ACTION_OPEN, flags: 0, fd: dir, newfd: 9, arg })
+            Act::Raw(RawAction {
+                type_: uapi::SPAWN_TEMPLATE_ACTION_OPEN,
+                flags: 0,
+                fd: dir,
+                newfd: 9,
+                arg,
+                arg_size: 0,
+            })
         };
         let (here, read_write) = (libc::AT_FDCWD, int(libc::O_RDWR));
         case("OPEN", open(here, &self.open[..]), libc::SYS_openat, &[int(here), path, read_write, int(0)]);

@@ -221,11 +221,11 @@ pub struct Open {
     pub dir: RawFd,
     /// The path.
     pub path: CString,
-    /// `spawn_template_how.flags`.
+    /// `open_how.flags`.
     pub flags: i32,
-    /// `spawn_template_how.mode`.
+    /// `open_how.mode`.
     pub mode: u64,
-    /// `spawn_template_how.resolve`.
+    /// `open_how.resolve`.
     pub resolve: u64,
     /// The number it gets.
     pub newfd: RawFd,
@@ -255,7 +255,7 @@ impl Open {
 
 /// An action without payload.
 pub fn raw(kind: u32, flags: u32, fd: i32, newfd: i32, arg: u64) -> RawAction {
-    RawAction { type_: kind, flags, fd, newfd, arg }
+    RawAction { type_: kind, flags, fd, newfd, arg, arg_size: 0 }
 }
 
 /// Actions for the kernel, and the memory they point to apart from what their [`Act`]s own.

@@ -7,7 +7,7 @@ use std::ptr;
 use std::slice;
 
 use libc::{c_char, c_int, mode_t, posix_spawn_file_actions_t};
-use spawn_template::uapi::{spawn_template_how, spawn_template_open};
+use spawn_template::uapi::{open_how, spawn_template_open};
 
 use crate::real;
 
@@ -72,7 +72,7 @@ impl Opening {
 
 /// What `open(2)` makes of its flags and mode: it leaves out what it does not know, which `openat2(2)` refuses.
 /// `build_open_how()` in the kernel.
-fn how(oflag: c_int, mode: mode_t) -> spawn_template_how {
+fn how(oflag: c_int, mode: mode_t) -> open_how {
     /// The C library's constant is 0 here, because every program gets it; `openat2(2)` does so too.
     const O_LARGEFILE: c_int = 0o100_000;
     /// Linux 7.3, which every kernel with templates is.
@@ -107,7 +107,7 @@ fn how(oflag: c_int, mode: mode_t) -> spawn_template_how {
         flags |= O_LARGEFILE;
     }
     let mode = if flags & CREATES != 0 { mode & 0o7777 } else { 0 };
-    spawn_template_how { flags: flags as u64, mode: mode.into(), resolve: 0 }
+    open_how { flags: flags as u64, mode: mode.into(), resolve: 0 }
 }
 
 impl Record {

@@ -133,7 +133,7 @@ struct List<'a> {
 impl<'a> List<'a> {
     fn add(&mut self, kind: spawn_template_action_type, fd: c_int, newfd: c_int, arg: u64) -> Result<(), Reason> {
         let room = self.room.get_mut(self.len).ok_or(Reason::TooManyActions)?;
-        *room = spawn_template_action { type_: kind, flags: 0, fd, newfd, arg };
+        *room = spawn_template_action { type_: kind, flags: 0, fd, newfd, arg, arg_size: 0 };
         self.len += 1;
         Ok(())
     }

@@ -153,7 +153,7 @@ unsafe fn open(action: &spawn_template_action) -> Result<(), c_int> {
     // SAFETY: the caller answers for it.
     let open = unsafe { payload::<spawn_template_open>(action) };
     let how = address(&raw const open.how) as usize;
-    let args = [action.fd as usize, open.path as usize, how, size_of::<spawn_template_how>(), 0];
+    let args = [action.fd as usize, open.path as usize, how, size_of::<open_how>(), 0];
     // SAFETY: only reads the path and `how`.
     let fd = match unsafe { call(libc::SYS_openat2, args) } {
         // Emulators do not have it. The older call can do all but restrict how the path is resolved.

@@ -96,6 +96,9 @@ impl<'a> Configured<'a> {
 
     /// What stands behind the hyphen of `obj-y`, `obj-m`, `thing-objs` or `obj-$(CONFIG_X)`.
     fn holds(&self, condition: &str) -> bool {
+        // What of a module is built in.
+        let inner = condition.strip_prefix("$(subst m,y,").and_then(|rest| rest.strip_suffix(')'));
+        let condition = inner.unwrap_or(condition);
         match condition.strip_prefix("$(").and_then(|rest| rest.strip_suffix(')')) {
             Some(name) => self.on.contains_key(name),
             None => matches!(condition, "y" | "m" | "objs"),
@@ -181,10 +184,11 @@ mod tests {
         ("arch/x86/Kbuild", "obj-y += kernel/\n"),
         ("arch/x86/kernel/Makefile", "# comment\nobj-y += step.o process_$(BITS).o\n"),
         ("net/Makefile", "obj-y := socket.o\n"),
+        ("kernel/part/Makefile", "obj-y := stub.o\nobj-$(CONFIG_PART) += part.o\n"),
         (
             "kernel/Makefile",
             "obj-y     = fork.o \\\n\t    cred.o $(mmu-y)\nobj-$(CONFIG_BSD_PROCESS_ACCT) += acct.o\nobj-y += sched/\n\
-             mmu-y := nommu.o\nmmu-$(CONFIG_MMU) := memory.o\nbig-thing-y := part.o\nobj-$(CONFIG_BIG) += big-thing.o\n\
+             obj-$(subst m,y,$(CONFIG_PART)) += part/\nmmu-y := nommu.o\nmmu-$(CONFIG_MMU) := memory.o\nbig-thing-y := part.o\nobj-$(CONFIG_BIG) += big-thing.o\n\
              ifdef CONFIG_FUTEX\nobj-y += futex.o\nelse\nobj-y += no-futex.o\nendif\n\
              ifeq ($(CONFIG_SMP),y)\nobj-y += smp.o\nendif\nifneq ($(KBUILD_X),)\nobj-y += other.o\nendif\n",
         ),
@@ -219,6 +223,8 @@ mod tests {
         assert!(compiles("CONFIG_NET=m\n", "net/socket.c"));
         assert!(compiles("CONFIG_MMU=y\n", "kernel/memory.c"));
         assert!(compiles("CONFIG_BIG=y\n", "kernel/part.c"));
+        assert!(compiles("CONFIG_PART=m\n", "kernel/part/stub.c"));
+        assert!(!compiles("", "kernel/part/stub.c"));
     }
 
     #[test]

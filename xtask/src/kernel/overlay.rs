@@ -9,13 +9,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::cache::Key;
+use crate::cache::{Key, walk};
 use crate::cmd::{Cmd, create_dir, read_file};
 use crate::context::Context;
 use crate::source::{BASE_VERSION, Source};
 
 /// Where the ABI is defined in the checkout, and where the kernel has it.
 const UAPI_HEADER: (&str, &str) = ("uapi-headers/linux/spawn_template.h", "include/uapi/linux/spawn_template.h");
+
+/// Where the implementation lies in the checkout, and where the kernel has it. No patch here carries it.
+pub const IMPLEMENTATION: (&str, &str) = ("rust-module", "kernel/spawn_template");
 
 /// Files that differ from the pristine source.
 #[derive(Clone, Default)]
@@ -27,34 +30,39 @@ pub struct Overlay {
 }
 
 impl Overlay {
-    /// What the checkout's series and ABI header make of `source`.
+    /// What the checkout's series, ABI header and implementation make of `source`.
     pub fn of_checkout(ctx: &Context, source: &Source) -> Result<Self> {
-        let header = ctx.root.join(UAPI_HEADER.0);
-        Self::of_patches(ctx, source, &series(ctx)?, Some(&header))
+        Self::made(ctx, source, &series(ctx)?, true)
     }
 
-    /// What `patches`, in this order, make of `source`; with the ABI header in its place.
-    pub fn of_patches(ctx: &Context, source: &Source, patches: &[PathBuf], header: Option<&Path>) -> Result<Self> {
-        let mut key = Key::new("overlay 1").text("source", &source.id);
+    /// What `patches`, in this order, make of `source`.
+    pub fn of_patches(ctx: &Context, source: &Source, patches: &[PathBuf]) -> Result<Self> {
+        Self::made(ctx, source, patches, false)
+    }
+
+    fn made(ctx: &Context, source: &Source, patches: &[PathBuf], whole: bool) -> Result<Self> {
+        let header = ctx.root.join(UAPI_HEADER.0);
+        let implementation = ctx.root.join(IMPLEMENTATION.0);
+        let mut key = Key::new("overlay 2").text("source", &source.id);
         for patch in patches {
             key = key.file("patch", patch)?;
         }
-        if let Some(header) = header {
-            key = key.file("header", header)?;
+        let mut paths = touched(patches)?;
+        if whole {
+            key = key.file("header", &header)?.tree("file", &implementation)?;
+            paths.insert(UAPI_HEADER.1.into());
+            paths.extend(walk(&implementation)?.into_iter().map(|path| Path::new(IMPLEMENTATION.1).join(path)));
         }
         let entry = ctx.cache.entry(&ctx.ui, "overlay", &key.finish(), |partial| {
             let tree = partial.join("tree");
             create_dir(&tree)?;
             apply(ctx, source, patches, &tree)?;
-            match header {
-                Some(header) => place_header(header, &tree),
-                None => Ok(()),
+            if whole {
+                place_header(&header, &tree)?;
+                place_implementation(ctx, &tree)?;
             }
+            Ok(())
         })?;
-        let mut paths = touched(patches)?;
-        if header.is_some() {
-            paths.insert(UAPI_HEADER.1.into());
-        }
         Self::read(&entry.join("tree"), paths)
     }
 
@@ -157,6 +165,17 @@ fn place_header(header: &Path, tree: &Path) -> Result<()> {
             UAPI_HEADER.1,
             UAPI_HEADER.0
         );
+    }
+    Ok(())
+}
+
+/// Copies the implementation to its place in `tree`, over what the series has there.
+pub fn place_implementation(ctx: &Context, tree: &Path) -> Result<()> {
+    let (from, to) = (ctx.root.join(IMPLEMENTATION.0), tree.join(IMPLEMENTATION.1));
+    for path in walk(&from)? {
+        let to = to.join(&path);
+        create_dir(to.parent().unwrap_or(tree))?;
+        fs::copy(from.join(&path), &to).with_context(|| format!("cannot copy {}", path.display()))?;
     }
     Ok(())
 }

@@ -312,7 +312,8 @@ fn killed_while_held_up() -> Outcome {
     const REFERENCES: &str = "/sys/module/spawn_template/refcnt";
     const TIMES: usize = 3;
     let scene = Scene::new(Program::SetUserId)?;
-    let references = || fs::read_to_string(REFERENCES);
+    // What is built in counts none.
+    let references = || if fs::exists(REFERENCES)? { fs::read_to_string(REFERENCES) } else { Ok(String::new()) };
     with_caller(&scene, |caller| {
         let mut checks = Checks::default();
         for hold_up in HOLD_UPS {
