@@ -18,6 +18,7 @@ use crate::{
         Stage, //
     },
 };
+use core::mem::offset_of;
 use kernel::{
     bindings::{
         self,
@@ -153,7 +154,7 @@ impl Action {
                 Call::new(__NR_openat, [fd, self.inner, how.flags, how.mode])
             }
             Step::Open { .. } => {
-                let before = size_of::<u64>() as u64;
+                let before = offset_of!(spawn_template_open, how) as u64;
                 let size = match self.arg_size {
                     0 => SPAWN_TEMPLATE_OPEN_SIZE_VER0.into(),
                     size => size,

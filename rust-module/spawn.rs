@@ -96,6 +96,7 @@ impl Bprm {
         let bprm = from_err_ptr(unsafe {
             bindings::bprm_alloc_user(
                 template.name().as_char_ptr(),
+                template.is_held(),
                 template.comm_from_file(),
                 argv as *const c_void,
                 envp as *const c_void,
@@ -316,9 +317,27 @@ pub(crate) fn spawn(template_fd: c_int, addr: usize, size: usize) -> Result<c_in
         }
         if let Err(failure) = &pid {
             report.fail(failure);
+            no_pidfd(&args);
         }
     }
     pid.map_err(|failure| failure.error)
+}
+
+/// Tells a caller that does not look at what the call returns that there is no pidfd.
+///
+/// The number that it was told may be another thread's descriptor by now.
+fn no_pidfd(args: &bindings::spawn_template_spawn_args) {
+    // Another flag may have given the field another meaning.
+    if args.pidfd != 0 && args.flags & (!SPAWN_FLAGS | NO_PIDFD) == 0 {
+        // If it cannot be written to, nobody has told a number there either.
+        let _ = write_pidfd(args.pidfd, -1);
+    }
+}
+
+fn write_pidfd(addr: u64, number: c_int) -> Result {
+    UserSlice::new(UserPtr::from_addr(addr as usize), size_of::<c_int>())
+        .writer()
+        .write(&number)
 }
 
 /// Finds the template that the caller means.
@@ -403,10 +422,7 @@ struct PidfdSlot(FileDescriptorReservation);
 impl PidfdSlot {
     fn new(addr: u64) -> Result<Self> {
         let slot = FileDescriptorReservation::get_unused_fd_flags(bindings::O_CLOEXEC)?;
-        let number = slot.reserved_fd() as c_int;
-        UserSlice::new(UserPtr::from_addr(addr as usize), size_of::<c_int>())
-            .writer()
-            .write(&number)?;
+        write_pidfd(addr, slot.reserved_fd() as c_int)?;
         Ok(Self(slot))
     }
 }

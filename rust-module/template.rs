@@ -29,6 +29,7 @@ use kernel::{
     cred::Credential,
     fs::file::FileDescriptorReservation,
     prelude::*,
+    str::CString,
     sync::{
         aref::ARef,
         atomic::{
@@ -40,9 +41,9 @@ use kernel::{
 
 /// How the executable is found again at each spawn.
 enum Origin {
-    /// By an absolute path, which must lead to the same file each time.
-    Path(UserString),
-    /// It is kept open, whatever its names are.
+    /// By its name, an absolute path, which must lead to the same file each time.
+    Path,
+    /// It is kept open.
     Held,
 }
 
@@ -59,9 +60,21 @@ impl Naming {
     }
 }
 
-/// What a program finds as its name (`AT_EXECFN`) whose template has no path: a name that leads to
-/// it in any child, as that of a descriptor would not.
-const HELD_NAME: &CStr = c"/proc/self/exe";
+/// What a program is started as whose template has no path: a name that leads to it in any child, as
+/// that of a descriptor would not.
+const NO_PATH: &CStr = c"/proc/self/exe";
+
+/// What execveat(2) makes of `path` and `naming`, a descriptor alone aside.
+fn name(path: UserString, naming: &Naming) -> Result<UserString> {
+    if path.is_empty() {
+        UserString::new(NO_PATH)
+    } else if naming.fd == bindings::AT_FDCWD || path.to_bytes().starts_with(b"/") {
+        Ok(path)
+    } else {
+        let path = CString::try_from_fmt(fmt!("/dev/fd/{}/{}", naming.fd, &*path))?;
+        UserString::new(&path)
+    }
+}
 
 /// An executable that is ready to be started.
 pub(crate) struct Template {
@@ -69,6 +82,10 @@ pub(crate) struct Template {
     file: HeldFile,
     origin: Origin,
     naming: Naming,
+    /// What the program is started as (`AT_EXECFN`).
+    name: UserString,
+    /// There was no path to name it after.
+    is_nameless: bool,
     identity: Identity,
     image: ElfImage,
     /// Nothing for a program without one, and where it could not be read; exec will tell.
@@ -96,15 +113,18 @@ impl Template {
                 fd: bindings::AT_FDCWD,
                 flags: naming.flags & bindings::AT_SYMLINK_NOFOLLOW,
             };
-            Origin::Path(path)
+            Origin::Path
         } else {
             Origin::Held
         };
+        let is_nameless = path.is_empty();
 
         Ok(Self {
             file: file.hold(),
             origin,
+            name: name(path, &naming)?,
             naming,
+            is_nameless,
             identity,
             image,
             interpreter: interpreter.and_then(Result::ok),
@@ -122,8 +142,8 @@ impl Template {
     /// Fails with `ESTALE` if that would not give the file, with the contents and attributes, that
     /// the template was made from; with the errors of execve(2) otherwise.
     pub(crate) fn open(&self) -> Result<ExecFile> {
-        let opened = match &self.origin {
-            Origin::Path(path) => ExecFile::open(self.naming.fd, path, self.naming.flags),
+        let opened = match self.origin {
+            Origin::Path => ExecFile::open(self.naming.fd, &self.name, self.naming.flags),
             Origin::Held => ExecFile::reopen(&self.file),
         };
         let file = opened.map_err(|error| if self.is_gone(error) { ESTALE } else { error })?;
@@ -161,7 +181,7 @@ impl Template {
 
     /// Whether opening the executable takes an address space: `/proc/self/exe` is a link from that.
     pub(crate) fn needs_mm(&self) -> bool {
-        matches!(&self.origin, Origin::Path(path) if path.to_bytes().starts_with(b"/proc/"))
+        !self.is_held() && self.name.to_bytes().starts_with(b"/proc/")
     }
 
     /// Whether the failure to open the executable is due to a change of the executable.
@@ -240,24 +260,22 @@ impl Template {
     pub(crate) fn memory(&self) -> usize {
         let startup = self.startup.as_ref().map_or(0, |_| startup::size());
         let interpreter = self.interpreter.as_ref().map_or(0, Interpreter::memory);
-        let path = match &self.origin {
-            Origin::Path(path) => path.memory(),
-            Origin::Held => 0,
-        };
-        size_of::<Self>() + path + self.image.memory() + interpreter + startup
+        size_of::<Self>() + self.name.memory() + self.image.memory() + interpreter + startup
     }
 
     /// The name that the program is started under (`AT_EXECFN`).
     pub(crate) fn name(&self) -> &CStr {
-        match &self.origin {
-            Origin::Path(path) => path,
-            Origin::Held => HELD_NAME,
-        }
+        &self.name
+    }
+
+    /// Whether the name need not lead to the executable in the child.
+    pub(crate) fn is_held(&self) -> bool {
+        matches!(self.origin, Origin::Held)
     }
 
     /// Whether the program's `comm` comes from the file, because the name is a made-up one.
     pub(crate) fn comm_from_file(&self) -> bool {
-        matches!(self.origin, Origin::Held)
+        self.is_nameless
     }
 }
 

@@ -80,6 +80,12 @@ mod structs {
 }
 pub(crate) use structs::*;
 
+// What grows with openat2() has nothing behind it.
+const _: () = assert!(
+    core::mem::offset_of!(bindings::spawn_template_open, how) + size_of::<bindings::open_how>()
+        == size_of::<spawn_template_open>()
+);
+
 /// Reads a structure that may be longer or, down to `least`, shorter than the one known here.
 ///
 /// The rule is that of `copy_struct_from_user()`: `EINVAL` for a `size` below `least`, `E2BIG` for

@@ -98,6 +98,12 @@ static void spawn(int template)
 		.actions_len = sizeof(actions) / sizeof(actions[0]),
 	};
 
+	/* After a failure there is nothing to clean up. */
+	file.path = (uintptr_t)"missing/rfc-output";
+	pid = syscall(__NR_spawn_template_spawn, template, &args, sizeof(args));
+	CHECK(pid < 0 && pidfd == -1);
+
+	file.path = (uintptr_t)"rfc-output";
 	pid = syscall(__NR_spawn_template_spawn, template, &args, sizeof(args));
 	CHECK(pid > 0 && pidfd >= 0);
 	CHECK(write(input[1], "input\n", 6) == 6);

@@ -37,7 +37,7 @@
  *               the working directory; or the executable, if @filename is empty
  * @exec_flags:  AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW
  * @filename:    pointer to the path of the executable; 0 if @execfd alone names
- *               it, which needs no AT_EMPTY_PATH
+ *               it, which then needs no flag, as in the first posted version
  * @actions:     must be 0: descriptor numbers belong to a process, while a
  *               template can be used by many
  * @actions_len: must be 0, likewise
@@ -45,8 +45,9 @@
  *
  * @execfd, @filename and @exec_flags name the executable as they do for
  * execveat(). @execfd does not matter if @filename is absolute. An absolute
- * path must lead to the same file at each spawn; what is named in another way
- * is kept open, and started whatever its names are by then.
+ * path must lead to the same file at each spawn. What is named in another way
+ * is kept open; but a rename or a link makes a template stale, too, where it
+ * changes the file's time of last status change.
  */
 struct spawn_template_create_args {
 	__aligned_u64 flags;
@@ -79,9 +80,9 @@ struct spawn_template_create_args {
 /**
  * struct spawn_template_spawn_args - argument of spawn_template_spawn()
  * @flags:       SPAWN_TEMPLATE_SPAWN_*
- * @pidfd:       pointer to an int that receives the child's pidfd; 0 with
- *               SPAWN_TEMPLATE_SPAWN_NO_PIDFD, and only then. What it holds
- *               after a failed call means nothing
+ * @pidfd:       pointer to an int that receives the child's pidfd, or -1 if the
+ *               call fails after it has read its arguments; 0 with
+ *               SPAWN_TEMPLATE_SPAWN_NO_PIDFD, and only then
  * @argv:        pointer to the NULL terminated argument vector, as execve()
  * @envp:        pointer to the NULL terminated environment, as execve()
  * @actions:     pointer to @actions_len struct spawn_template_action
@@ -200,7 +201,7 @@ struct spawn_template_result {
  *	the child's
  * @SPAWN_TEMPLATE_ACTION_SCHED:
  *	sched_setattr(0, @arg, 0): policy, priority, nice value, ...; the size
- *	in a structure that is too large is left as it is
+ *	is in the structure, where it is left as it is if that is too large
  * @SPAWN_TEMPLATE_ACTION_RESETIDS:
  *	set the effective user and group ID to the real ones
  * @SPAWN_TEMPLATE_ACTION_SETUID:
@@ -259,7 +260,8 @@ enum spawn_template_action_type {
  * @newfd:    see the type
  * @arg:      see the type
  * @arg_size: size of the structure at @arg as the caller knows it; 0 is the
- *            size of its first version, SPAWN_TEMPLATE_*_SIZE_VER0
+ *            size of its first version, SPAWN_TEMPLATE_*_SIZE_VER0, for programs
+ *            written for the first posted version, which had no such field
  *
  * Actions run in array order, but for CGROUP, in which the child is born, and
  * SIGMASK, which takes effect after all others: until then all signals are
@@ -277,7 +279,8 @@ struct spawn_template_action {
 /**
  * struct spawn_template_open - what SPAWN_TEMPLATE_ACTION_OPEN opens
  * @path: pointer to the path
- * @how:  how to open it, as openat2(); O_CLOEXEC applies to the new fd
+ * @how:  how to open it, as openat2(); O_CLOEXEC applies to the new fd. Always
+ *        the last field, as it grows with openat2()
  */
 struct spawn_template_open {
 	__aligned_u64 path;

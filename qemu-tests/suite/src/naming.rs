@@ -8,12 +8,13 @@ use std::os::unix::fs::{MetadataExt, symlink};
 
 use crate::harness::{Checks, Outcome, refused};
 use crate::os::{self, Status};
-use crate::template::{CreateArgs, Folder, Template, child, create, create_by_path};
+use crate::template::{CreateArgs, Folder, Template, child, create, create_by_path, show_by_exec};
 use crate::{ensure, same, tests};
 
 tests!("naming":
     like_execveat [120], without_a_path, unknown_exec_flags, symlink_that_comes_later, relative_path_is_kept_open,
-    relative_path_to_another_file, name_in_the_child, name_of_a_deleted_file,
+    relative_path_to_another_file, name_in_the_child, names_of_relative_paths, handler_of_binfmt_misc,
+    name_of_a_deleted_file,
 );
 
 const EMPTY: i32 = libc::AT_EMPTY_PATH;
@@ -179,24 +180,73 @@ fn relative_path_to_another_file() -> Outcome {
     refused("after the replacement", template.spawn().arg("7").status(), libc::ESTALE)
 }
 
-/// AT_EXECFN opens the program in the child, whose descriptors and working directory are others.
+/// AT_EXECFN opens the program in the child, if the path was absolute or there was none.
 fn name_in_the_child() -> Outcome {
-    std::env::set_current_dir("/payload/children")?;
-    let file = File::open("show")?;
+    let file = File::open(child("show"))?;
     let inode = file.metadata()?.ino().to_string();
-    let templates = [
-        ("path", Template::child("show")?),
-        ("descriptor", Template::of_fd(&file)?),
-        ("relative path", template(libc::AT_FDCWD, Some(c"show"), 0)?),
-    ];
+    let templates = [("path", Template::child("show")?), ("descriptor", Template::of_fd(&file)?)];
     drop(file);
-    std::env::set_current_dir("/")?;
     for (what, template) in templates {
         let show = template.spawn().show()?;
         same!(show.get("execfn.inode"), inode, "inode of AT_EXECFN {:?}, by {what}", show.get("execfn"));
         same!(show.get("comm"), "show", "comm, by {what}");
     }
     Ok(())
+}
+
+/// A program with many names is told which one was meant, as by execveat().
+fn names_of_relative_paths() -> Outcome {
+    let folder = Folder::tmp("applets")?;
+    folder.copy("show")?;
+    symlink("show", folder.join("applet"))?;
+    std::env::set_current_dir(folder.path())?;
+    let directory = File::open(".")?;
+    for (fd, path) in [(libc::AT_FDCWD, c"applet"), (libc::AT_FDCWD, c"./applet"), (directory.as_raw_fd(), c"applet")] {
+        let executed = show_by_exec(|| {
+            let (argv, envp) = ([c"child".as_ptr(), std::ptr::null()], [std::ptr::null::<u8>()]);
+            // SAFETY: path and vectors are C strings and arrays that end with a null pointer, and outlive the call.
+            unsafe { libc::syscall(libc::SYS_execveat, fd, path.as_ptr(), argv.as_ptr(), envp.as_ptr(), 0) };
+            io::Error::last_os_error()
+        })?;
+        let show = template(fd, Some(path), 0)?.spawn().show()?;
+        for key in ["execfn", "comm", "exe"] {
+            same!(show.get(key), executed.get(key), "{key} of {path:?} from {fd}");
+        }
+        same!(show.get("comm"), "applet", "comm of {path:?} from {fd}");
+    }
+    Ok(())
+}
+
+/// A handler that matches by the end of the name gets an absolute path; what has none is not opened by its name.
+fn handler_of_binfmt_misc() -> Outcome {
+    const REGISTER: &str = "/proc/sys/fs/binfmt_misc/register";
+    os::private_mounts()?;
+    os::mount("binfmt_misc", "/proc/sys/fs/binfmt_misc", "binfmt_misc", 0, "")?;
+    let folder = Folder::tmp("handler")?;
+    let program = folder.join("program.handled");
+    fs::rename(folder.copy("exit-code")?, &program)?;
+    let directory = File::open(folder.path())?;
+    std::env::set_current_dir(folder.path())?;
+    let templates = [
+        ("absolute path", Template::path(&program)?, None),
+        ("relative path", template(libc::AT_FDCWD, Some(c"program.handled"), 0)?, Some(libc::ENOENT)),
+        ("path from a directory", template(directory.as_raw_fd(), Some(c"program.handled"), 0)?, Some(libc::ENOENT)),
+    ];
+    for (what, template, _) in &templates {
+        same!(template.spawn().arg("7").status()?, Status::Exited(7), "status before, by {what}");
+    }
+    fs::write(REGISTER, format!(":suite:E::handled::{}:", child("show")))?;
+    let result = templates.iter().try_for_each(|(what, template, error)| match error {
+        None => {
+            let show = template.spawn().show()?;
+            same!(show.all("arg"), [child("show"), program.clone()], "arguments of the handler, by {what}");
+            Ok(())
+        }
+        Some(error) => refused(what, template.spawn().arg("7").status(), *error),
+    });
+    fs::write("/proc/sys/fs/binfmt_misc/suite", "-1")?;
+    os::unmount("/proc/sys/fs/binfmt_misc")?;
+    result
 }
 
 fn name_of_a_deleted_file() -> Outcome {

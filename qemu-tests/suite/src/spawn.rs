@@ -9,14 +9,14 @@ use spawn_template::uapi;
 use crate::harness::{Checks, Outcome, error_name, failed, refused};
 use crate::os::{self, Pages, Status};
 use crate::show::Show;
-use crate::template::{Act, Child, RawAction, SPAWN_SIZE, Spawn, SpawnArgs, Template};
+use crate::template::{Act, Child, Open, RawAction, SPAWN_SIZE, Spawn, SpawnArgs, Template};
 use crate::{ensure, same, tests};
 
 tests!("spawn":
     arguments, environment, empty_environment, null_environment, empty_argv, null_argv, empty_strings, many_arguments,
     a_megabyte_of_arguments, argument_too_long, arguments_too_large [180], environment_too_large, arguments_against_stack_limit,
     bad_argv_pointer, bad_envp_pointer, structure_size, zero_tail, nonzero_tail, not_a_template, bad_argument_pointer,
-    unknown_flags, reserved_fields, no_pidfd_pointer, unwritable_pidfd_pointer, too_many_actions, action_count_without_array,
+    unknown_flags, reserved_fields, no_pidfd_pointer, unwritable_pidfd_pointer, no_pidfd_after_failure, too_many_actions, action_count_without_array,
     unreadable_actions, pidfd_is_cloexec, out_of_fds, without_pidfd, without_pidfd_but_with_pointer,
     without_pidfd_and_fds, failing_without_pidfd,
 );
@@ -359,6 +359,42 @@ fn unwritable_pidfd_pointer() -> Outcome {
         let result = template.spawn().run_changed(|args| args.pidfd = address);
         checks.refused(format!("{address:#x}"), result, &[libc::EFAULT]);
     }
+    checks.finish()?;
+    nothing_left(&template)
+}
+
+/// A caller that looks at the number alone finds no descriptor, which could be another thread's.
+fn no_pidfd_after_failure() -> Outcome {
+    const BEFORE: i32 = 12345;
+    let template = Template::child("nothing")?;
+    let spawn = template.spawn();
+    let failing = spawn.clone().open(Open::new("/missing", libc::O_RDONLY, 5));
+    let null = File::open("/dev/null")?;
+    let mut checks = Checks::default();
+    let mut after = |what: &str, spawn: &Spawn<'_>, fd: i32, wanted: i32, change: &dyn Fn(&mut SpawnArgs)| {
+        let mut pidfd = BEFORE;
+        let address = &raw mut pidfd as u64;
+        let result = spawn.run_at(fd, |args| {
+            args.pidfd = address;
+            change(args);
+        });
+        // The kernel wrote behind the compiler's back.
+        // SAFETY: the pointer is to a live local.
+        let pidfd = unsafe { (&raw const pidfd).read_volatile() };
+        if result.is_ok() || pidfd != wanted {
+            checks.fail(format!("{what}: {:?} and {pidfd}, not {wanted}", result.map(|_| ())));
+        }
+    };
+    let fd = template.raw();
+    after("a failing action", &failing, fd, -1, &|_| {});
+    after("a wrong action", &spawn.clone().act(Act::Close(-1)), fd, -1, &|_| {});
+    after("bad arguments", &spawn, fd, -1, &|args| args.argv = 1);
+    after("no template", &spawn, null.as_raw_fd(), -1, &|_| {});
+    after("no descriptor", &spawn, 900, -1, &|_| {});
+    after("a reserved field", &spawn, fd, -1, &|args| args.reserved[0] = 1);
+    // It may mean something else then.
+    after("an unknown flag", &spawn, fd, BEFORE, &|args| args.flags = 1 << 40);
+    after("no pidfd wanted", &spawn, fd, BEFORE, &|args| args.flags = uapi::SPAWN_TEMPLATE_SPAWN_NO_PIDFD.into());
     checks.finish()?;
     nothing_left(&template)
 }
