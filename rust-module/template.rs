@@ -60,8 +60,8 @@ impl Naming {
     }
 }
 
-/// What a program is started as whose template has no path: a name that leads to it in any child, as
-/// that of a descriptor would not.
+/// What a program is started as whose template has no path: a name that leads to it in any child,
+/// as that of a descriptor would not.
 const NO_PATH: &CStr = c"/proc/self/exe";
 
 /// What execveat(2) makes of `path` and `naming`, a descriptor alone aside.
