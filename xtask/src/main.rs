@@ -81,7 +81,7 @@ enum Command {
 /// Arguments of `kernel`.
 #[derive(clap::Args)]
 struct KernelArgs {
-    /// Which kernel: with our patches, or the same source and configuration without them
+    /// Which kernel
     #[arg(long, value_enum, default_value = "patched")]
     kernel: Flavor,
 }

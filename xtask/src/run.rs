@@ -43,7 +43,7 @@ Examples:
   cargo xtask run --kernel upstream --copy data:/srv/data -- bash -c 'ls -l /srv/data'
   cargo xtask run --kernel-arg slab_debug=FPU --qemu-arg -device --qemu-arg virtio-rng-pci -- cat /proc/cmdline")]
 pub struct RunArgs {
-    /// Which kernel; all but upstream come with the module loaded
+    /// Which kernel; all but upstream have spawn templates, the module loaded if it is one
     #[arg(long, value_enum, default_value = "patched")]
     kernel: Flavor,
     #[command(flatten)]

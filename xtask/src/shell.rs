@@ -28,7 +28,7 @@ The shell is the guest's bash, as root, on its serial console; the module is loa
 /payload. `exit` ends the guest, Ctrl-] ends it at once. Input that does not come from a terminal is typed into the
 shell.")]
 pub struct ShellArgs {
-    /// Which kernel; all but upstream come with the module loaded
+    /// Which kernel; all but upstream have spawn templates, the module loaded if it is one
     #[arg(long, value_enum, default_value = "patched")]
     kernel: Flavor,
     #[command(flatten)]
