@@ -300,7 +300,7 @@ pub(crate) const SPAWN_FLAGS: u64 = INHERIT_FDS | NOWAIT | NO_PIDFD | CHECK_ID;
 pub(crate) fn spawn(template_fd: c_int, addr: usize, size: usize) -> Result<c_int> {
     let least = bindings::SPAWN_TEMPLATE_SPAWN_ARGS_SIZE_VER0;
     let spawn_template_spawn_args(args) = uapi::read_versioned(addr, size, least)?;
-    let report = Report::new(args.result, args.result_size)?;
+    let report = Report::new(args.result, args.result_size).inspect_err(|_| no_pidfd(&args))?;
 
     let template = find(template_fd, &args).at(Stage::Arguments);
     let pid = match &template {
@@ -387,7 +387,7 @@ fn spawn_from(
     // SAFETY: A process may call it at any time.
     if unsafe { bindings::spawn_makes_init() } {
         let opened = template.open();
-        opened.map_err(|error| Failure::of(template.open_stage(error), error))?;
+        opened.map_err(|error| Failure::of(template.open_stage(error), outcome(error)))?;
     }
     let template = template.clone();
     // SAFETY: The job keeps the template for longer than the bprm.

@@ -71,8 +71,8 @@ fn name(path: UserString, naming: &Naming) -> Result<UserString> {
     } else if naming.fd == bindings::AT_FDCWD || path.to_bytes().starts_with(b"/") {
         Ok(path)
     } else {
-        let path = CString::try_from_fmt(fmt!("/dev/fd/{}/{}", naming.fd, &*path))?;
-        UserString::new(&path)
+        let directory = CString::try_from_fmt(fmt!("/dev/fd/{}/", naming.fd))?;
+        UserString::joined(&directory, &path)
     }
 }
 

@@ -17,9 +17,16 @@ pub(crate) struct UserString(KVec<u8>);
 impl UserString {
     /// Copies `string`.
     pub(crate) fn new(string: &CStr) -> Result<Self> {
-        let mut bytes = KVec::new();
-        bytes.extend_from_slice(string.to_bytes_with_nul(), GFP_KERNEL_ACCOUNT)?;
-        // INVARIANT: Those of a `CStr` are like that.
+        Self::joined(c"", string)
+    }
+
+    /// Copies one string and another one behind it.
+    pub(crate) fn joined(first: &CStr, second: &CStr) -> Result<Self> {
+        let (first, second) = (first.to_bytes(), second.to_bytes_with_nul());
+        let mut bytes = KVec::with_capacity(first.len() + second.len(), GFP_KERNEL_ACCOUNT)?;
+        bytes.extend_from_slice(first, GFP_KERNEL_ACCOUNT)?;
+        bytes.extend_from_slice(second, GFP_KERNEL_ACCOUNT)?;
+        // INVARIANT: Those of a `CStr` have no NUL but the last one, which was left out of the first.
         Ok(Self(bytes))
     }
 

@@ -81,8 +81,8 @@ struct spawn_template_create_args {
  * struct spawn_template_spawn_args - argument of spawn_template_spawn()
  * @flags:       SPAWN_TEMPLATE_SPAWN_*
  * @pidfd:       pointer to an int that receives the child's pidfd, or -1 if the
- *               call fails after it has read its arguments; 0 with
- *               SPAWN_TEMPLATE_SPAWN_NO_PIDFD, and only then
+ *               call fails after it has read its arguments and knows all
+ *               @flags; 0 with SPAWN_TEMPLATE_SPAWN_NO_PIDFD, and only then
  * @argv:        pointer to the NULL terminated argument vector, as execve()
  * @envp:        pointer to the NULL terminated environment, as execve()
  * @actions:     pointer to @actions_len struct spawn_template_action

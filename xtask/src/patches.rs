@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::cache::walk;
+use crate::cache::{Lock, walk};
 use crate::cmd::{Cmd, create_dir, read_file, remove};
 use crate::context::Context;
 use crate::kernel::overlay::{self, Overlay, git};
@@ -80,8 +80,9 @@ fn check(ctx: &Context, build: bool) -> Result<()> {
     }
     // Also compares the series' ABI header with the one in uapi-headers/.
     Overlay::of_checkout(ctx, &source)?;
-    let last = check_am(ctx, &source, &patches)?;
+    let (last, lock) = check_am(ctx, &source, &patches)?;
     checkpatch(ctx, &source, &patches, &last)?;
+    drop(lock);
     let missing = kernel::not_compiled(ctx)?;
     if !missing.is_empty() {
         bail!(kernel::missing_options(&missing));
@@ -93,10 +94,11 @@ fn check(ctx: &Context, build: bool) -> Result<()> {
     Ok(())
 }
 
-/// `git am` takes the series, in order, without fuzz or conflict. Returns the implementation as the last patch.
-fn check_am(ctx: &Context, source: &Source, patches: &[PathBuf]) -> Result<PathBuf> {
+/// `git am` takes the series, in order, without fuzz or conflict. Returns the implementation as the last patch, which is
+/// there as long as the lock is held.
+fn check_am(ctx: &Context, source: &Source, patches: &[PathBuf]) -> Result<(PathBuf, Lock)> {
     let step = ctx.ui.step("apply the series with git am");
-    let _lock = ctx.cache.lock(&ctx.ui, "patches-check")?;
+    let lock = ctx.cache.lock(&ctx.ui, "patches-check")?;
     let dir = ctx.cache.path("work/am");
     // Only the files the series names are needed to tell whether it applies to them.
     overlay::copy_touched(source, patches, &fresh(&dir)?)?;
@@ -105,7 +107,7 @@ fn check_am(ctx: &Context, source: &Source, patches: &[PathBuf]) -> Result<PathB
     let last = last_patch(ctx, &dir, patches.len() + 1)?;
     remove(&dir)?;
     step.done(format!("{} patches", patches.len()));
-    Ok(last)
+    Ok((last, lock))
 }
 
 /// Makes a patch of the implementation, in a git tree that has the others, and commits it there.
@@ -150,7 +152,7 @@ fn export(ctx: &Context, dir: &Path) -> Result<()> {
     let patches = overlay::series(ctx)?;
     // Also compares the series' ABI header with the one in uapi-headers/.
     Overlay::of_checkout(ctx, &source)?;
-    let last = check_am(ctx, &source, &patches)?;
+    let (last, _lock) = check_am(ctx, &source, &patches)?;
     create_dir(dir)?;
     for patch in patches.iter().chain([&last]) {
         let name = patch.file_name().unwrap_or_default();

@@ -41,7 +41,11 @@ impl Generator<'_> {
             4 => action.arg = self.bad_address(),
             5 => action.arg = 0,
             6 => action.arg = self.rng.next(),
-            7 => action.arg_size = self.rng.pick(&[1, 7, 15, 16, 24, 32, 4096, 4097, 1 << 32, u64::MAX]),
+            7 => {
+                // Too small or too large for any of them, and not to be set for those without a structure.
+                self.must_fail = true;
+                action.arg_size = self.rng.pick(&[1, 7, 15, 4097, 1 << 32, u64::MAX]);
+            }
             _ => {
                 action.flags = self.rng.next() as u32;
                 action.newfd = self.rng.next() as i32;

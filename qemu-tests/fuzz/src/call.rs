@@ -44,6 +44,8 @@ pub struct Spawn {
     pub args: (u64, u64),
     /// Where the pidfd is stored; 0 if none is wanted.
     pub pidfd: u64,
+    /// Nothing is wrong with that address, so that after a failure no descriptor's number may be there.
+    pub may_look: bool,
     /// Address and size of the result, if the kernel has to write one.
     pub result: Option<(u64, usize)>,
     /// The arguments and the result's address are good: the kernel looks at the template and counts the spawn.
@@ -339,8 +341,10 @@ impl Generator<'_> {
         let argv = self.strings("child");
         let envp = self.strings("NAME=value");
         let place = self.arena.put(&[UNTOUCHED; 8]);
+        let mut may_look = !no_pidfd;
         let pidfd = if self.argument_mistake() {
             self.must_fail = true;
+            may_look = false;
             match self.rng.below(4) {
                 0 if no_pidfd => place,
                 0 => 0,
@@ -368,7 +372,8 @@ impl Generator<'_> {
         }
         if self.argument_mistake() {
             self.must_fail = true;
-            words[self.rng.range(6, 9) as usize] = 1 << self.rng.below(64);
+            let place = if id.is_none() && self.rng.percent(20) { 12 } else { self.rng.range(6, 9) };
+            words[place as usize] = 1 << self.rng.below(64);
         }
         let (result, writable) = self.result();
         (words[10], words[11]) = result;
@@ -386,6 +391,7 @@ impl Generator<'_> {
             known,
             args,
             pidfd,
+            may_look,
             result: (is_counted && words[11] != 0).then_some((words[10], words[11] as usize)),
             is_counted,
             must_fail: self.must_fail,

@@ -238,6 +238,10 @@ impl Caller<'_> {
             Err(error) => {
                 self.say(format_args!("errno {error}, result {:?}", result.map(|result| result.0)));
                 self.fails(error);
+                let left: Option<[u8; 4]> = call.may_look.then(|| arena.read(call.pidfd));
+                if left.is_some_and(|left| ![[UNTOUCHED; 4], [0xff; 4]].contains(&left)) {
+                    return Err(format!("errno {error}, but {left:?} where the pidfd goes"));
+                }
                 if let Some(result) = result {
                     return self.judge_result(call, arena, result, error);
                 }

@@ -1,7 +1,7 @@
 //! The tests of spawn templates that run inside the guest, as root, on the patched kernel with the module loaded.
 //!
-//! `guest-suite [--list] [--times] [--without=WORD]... [--share=N/M] [FILTER]` runs the tests whose names contain FILTER
-//! and no WORD, or the N-th of M shares of them, prints one line per test and last `N passed, N failed`; the exit
+//! `guest-suite [--list] [--times] [--without=WORD]... [--share=N/M] [FILTER]...` runs the tests whose names contain a
+//! FILTER, if there is one, and no WORD, or the N-th of M shares of them, prints one line per test and last `N passed, N failed`; the exit
 //! status is 0 only when none failed. Each test is a process of its own with a time limit; it fails too when it leaves a
 //! process or a descriptor behind, or when the kernel logs a warning meanwhile.
 
@@ -185,14 +185,17 @@ fn share(text: &str) -> Option<(usize, usize)> {
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let list = arguments.iter().any(|a| a == "--list");
-    let filter = arguments.iter().find(|a| !a.starts_with("--")).map_or("", String::as_str);
+    let filters: Vec<&String> = arguments.iter().filter(|a| !a.starts_with("--")).collect();
     let without: Vec<&str> = arguments.iter().filter_map(|a| a.strip_prefix("--without=")).collect();
     let Some((share, shares)) = arguments.iter().find_map(|a| a.strip_prefix("--share=")).map_or(Some((1, 1)), share)
     else {
         println!("FAILED --share: two numbers are wanted, as in 1/2");
         return ExitCode::FAILURE;
     };
-    let wanted = |test: &&Test| test.name.contains(filter) && !without.iter().any(|word| test.name.contains(word));
+    let wanted = |test: &&Test| {
+        (filters.is_empty() || filters.iter().any(|filter| test.name.contains(*filter)))
+            && !without.iter().any(|word| test.name.contains(word))
+    };
     let tests = FILES.iter().copied().flatten().filter(wanted);
     let tests: Vec<&Test> = tests.skip(share - 1).step_by(shares).collect();
     if list {

@@ -9,7 +9,7 @@ use spawn_template::uapi;
 use crate::harness::{Checks, Outcome, error_name, failed, refused};
 use crate::os::{self, Pages, Status};
 use crate::show::Show;
-use crate::template::{Act, Child, Open, RawAction, SPAWN_SIZE, Spawn, SpawnArgs, Template};
+use crate::template::{Act, Child, Folder, Open, RawAction, SPAWN_SIZE, Spawn, SpawnArgs, Template};
 use crate::{ensure, same, tests};
 
 tests!("spawn":
@@ -389,9 +389,15 @@ fn no_pidfd_after_failure() -> Outcome {
     after("a failing action", &failing, fd, -1, &|_| {});
     after("a wrong action", &spawn.clone().act(Act::Close(-1)), fd, -1, &|_| {});
     after("bad arguments", &spawn, fd, -1, &|args| args.argv = 1);
+    after("a bad result", &spawn, fd, -1, &|args| (args.result, args.result_size) = (8, 16));
+    after("a small result", &spawn, fd, -1, &|args| (args.result, args.result_size) = (8, 8));
     after("no template", &spawn, null.as_raw_fd(), -1, &|_| {});
     after("no descriptor", &spawn, 900, -1, &|_| {});
     after("a reserved field", &spawn, fd, -1, &|args| args.reserved[0] = 1);
+    let folder = Folder::tmp("no-pidfd")?;
+    let stale = Template::path(folder.copy("nothing")?)?;
+    std::fs::remove_file(folder.join("nothing"))?;
+    after("a stale template", &stale.spawn(), stale.raw(), -1, &|_| {});
     // It may mean something else then.
     after("an unknown flag", &spawn, fd, BEFORE, &|args| args.flags = 1 << 40);
     after("no pidfd wanted", &spawn, fd, BEFORE, &|args| args.flags = uapi::SPAWN_TEMPLATE_SPAWN_NO_PIDFD.into());

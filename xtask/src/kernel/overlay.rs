@@ -49,9 +49,12 @@ impl Overlay {
         }
         let mut paths = touched(patches)?;
         if whole {
-            key = key.file("header", &header)?.tree("file", &implementation)?;
+            key = key.file("header", &header)?;
+            for file in implementation_files(ctx)? {
+                key = key.text("name", file.to_string_lossy()).file("file", &implementation.join(file))?;
+            }
             paths.insert(UAPI_HEADER.1.into());
-            paths.extend(walk(&implementation)?.into_iter().map(|path| Path::new(IMPLEMENTATION.1).join(path)));
+            paths.extend(implementation_files(ctx)?.iter().map(|path| Path::new(IMPLEMENTATION.1).join(path)));
         }
         let entry = ctx.cache.entry(&ctx.ui, "overlay", &key.finish(), |partial| {
             let tree = partial.join("tree");
@@ -169,10 +172,16 @@ fn place_header(header: &Path, tree: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The files of the implementation, and no others that happen to lie beside them.
+fn implementation_files(ctx: &Context) -> Result<Vec<PathBuf>> {
+    let is_ours = |path: &PathBuf| path == Path::new("Makefile") || path.extension().is_some_and(|e| e == "rs");
+    Ok(walk(&ctx.root.join(IMPLEMENTATION.0))?.into_iter().filter(is_ours).collect())
+}
+
 /// Copies the implementation to its place in `tree`, over what the series has there.
 pub fn place_implementation(ctx: &Context, tree: &Path) -> Result<()> {
     let (from, to) = (ctx.root.join(IMPLEMENTATION.0), tree.join(IMPLEMENTATION.1));
-    for path in walk(&from)? {
+    for path in implementation_files(ctx)? {
         let to = to.join(&path);
         create_dir(to.parent().unwrap_or(tree))?;
         fs::copy(from.join(&path), &to).with_context(|| format!("cannot copy {}", path.display()))?;
