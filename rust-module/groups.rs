@@ -49,14 +49,12 @@ impl Groups {
         // SAFETY: It is valid.
         let first = unsafe { (&raw mut (*groups.as_ptr()).gid).cast::<bindings::kgid_t>() };
 
-        // SAFETY: The caller's namespace is valid while it is in this function.
-        let ns = unsafe { bindings::current_user_ns() };
         let size = count * size_of::<bindings::gid_t>();
         let mut reader = UserSlice::new(UserPtr::from_addr(args.groups as usize), size).reader();
         for index in 0..count {
             let gid: bindings::gid_t = reader.read()?;
-            // SAFETY: `ns` is valid, and any number may be looked up.
-            let kgid = unsafe { bindings::make_kgid(ns, gid) };
+            // SAFETY: Any number may be looked up.
+            let kgid = unsafe { bindings::spawn_make_kgid(gid) };
             if kgid.val == bindings::gid_t::MAX {
                 return Err(EINVAL);
             }

@@ -26,7 +26,7 @@ impl UserString {
         let mut bytes = KVec::with_capacity(first.len() + second.len(), GFP_KERNEL_ACCOUNT)?;
         bytes.extend_from_slice(first, GFP_KERNEL_ACCOUNT)?;
         bytes.extend_from_slice(second, GFP_KERNEL_ACCOUNT)?;
-        // INVARIANT: Those of a `CStr` have no NUL but the last one, which was left out of the first.
+        // INVARIANT: A `CStr` has no NUL but the last one, which was left out of the first.
         Ok(Self(bytes))
     }
 
