@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 
 use crate::harness::{Outcome, in_worker};
 use crate::os;
@@ -151,6 +151,8 @@ fn of_fd_without_name() -> Outcome {
     fs::remove_file(&path)?;
     let show = Template::of_fd(&file)?.spawn().show()?;
     same!(show.get("exe"), format!("{path} (deleted)"), "exe");
+    // Its name leads to it all the same.
+    same!(show.get("execfn.inode"), file.metadata()?.ino().to_string(), "inode of AT_EXECFN {:?}", show.get("execfn"));
     Ok(())
 }
 

@@ -14,7 +14,6 @@ use crate::{ensure, same, tests};
 tests!("naming":
     like_execveat [120], without_a_path, unknown_exec_flags, symlink_that_comes_later, relative_path_is_kept_open,
     relative_path_to_another_file, name_in_the_child, names_of_relative_paths, handler_of_binfmt_misc,
-    name_of_a_deleted_file,
 );
 
 const EMPTY: i32 = libc::AT_EMPTY_PATH;
@@ -262,14 +261,4 @@ fn handler_of_binfmt_misc() -> Outcome {
     result = result.and_then(|()| refused("by a descriptor", spawned, libc::ENOENT));
     os::unmount("/proc/sys/fs/binfmt_misc")?;
     result
-}
-
-fn name_of_a_deleted_file() -> Outcome {
-    let folder = Folder::tmp("deleted")?;
-    let path = folder.copy("show")?;
-    let file = File::open(&path)?;
-    fs::remove_file(&path)?;
-    let show = Template::of_fd(&file)?.spawn().show()?;
-    same!(show.get("execfn.inode"), file.metadata()?.ino().to_string(), "inode of AT_EXECFN {:?}", show.get("execfn"));
-    Ok(())
 }

@@ -242,7 +242,7 @@ impl Report {
         let _ = writeln!(text, "  machine  {}", self.setup.described(1, &self.machine));
         let _ = writeln!(
             text,
-            "  samples  up to {most} of each (fewer where one is dear), methods in random turns in one boot"
+            "  samples  up to {most} of each (fewer where one takes long), methods in random turns in one boot"
         );
         let _ = writeln!(text, "  cells    median, below it 10th - 90th percentile");
         if self.setup.unit == Unit::Ns {

@@ -23,7 +23,7 @@ pub fn header(document: &Document) -> String {
         let sized = sized.unwrap_or_default();
         facts.push((
             "iterations",
-            format!("{least} to {most} of each, fewer where one is dear, in random turns{sized}"),
+            format!("{least} to {most} of each, fewer where one takes long, in random turns{sized}"),
         ));
     }
     if let (Unit::Ns, Some(machine)) = (unit, machine) {
