@@ -109,7 +109,7 @@ fn repeated(mut body: impl FnMut() -> Outcome) -> Outcome {
     ensure!(!os::has_children()?, "a child is left");
     // Much is freed a little later, after an RCU grace period.
     let mut grown = Vec::new();
-    for _ in 0..40 {
+    for _ in 0..100 {
         grown = growth(&before, &holdings()?);
         if grown.is_empty() {
             return Ok(());
