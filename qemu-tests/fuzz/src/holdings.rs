@@ -57,6 +57,13 @@ fn first_number(path: &str) -> io::Result<u64> {
     number.ok_or_else(|| io::Error::other(format!("{path} holds no number: {text:?}")))
 }
 
+/// How many KiB are free and kept by processors for themselves, which MemFree leaves out: each may keep dozens of MiB.
+fn kept() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/zoneinfo")?;
+    let counts = text.lines().filter_map(|line| line.trim_start().strip_prefix("count:"));
+    Ok(counts.filter_map(|count| count.trim().parse::<u64>().ok()).sum::<u64>() * 4)
+}
+
 /// Processes that are no kernel threads.
 fn processes() -> io::Result<u64> {
     let mut count = 0;
@@ -94,6 +101,7 @@ impl Holdings {
         settle(slow);
         let memory = numbers("/proc/meminfo", 0)?;
         let memory = |name: &str| memory.get(name).copied().unwrap_or_default();
+        let unused = memory("MemFree") + kept()? + memory("Cached") + memory("Buffers");
         let mut pages = numbers("/proc/vmstat", 0)?;
         pages.retain(|name, _| PAGES.contains(&name.as_str()));
         // What reads a folder has it open.
@@ -101,7 +109,7 @@ impl Holdings {
         Ok(Holdings {
             slabs: numbers("/proc/slabinfo", 2)?,
             pages,
-            memory: memory("MemTotal").saturating_sub(memory("MemFree") + memory("Cached") + memory("Buffers")),
+            memory: memory("MemTotal").saturating_sub(unused),
             files: first_number("/proc/sys/fs/file-nr")?,
             exact: BTreeMap::from([
                 ("processes", processes()?),

@@ -25,12 +25,24 @@ const CALLS: u64 = 300;
 /// kmemleak has its own objects for each of them and for all others; and debugobjects keeps what it once needed.
 const IGNORED: [&str; 4] = ["vmap_area", "kmemleak_object", "kmemleak_scan_area", "debug_objects_cache"];
 
-/// What the kernel holds: objects in use per slab cache, open files, processes, and memory in use in KiB.
+/// What the kernel holds: objects in use per slab cache, open files, processes, and the lines of /proc/meminfo, in KiB.
 struct Holdings {
     slabs: BTreeMap<String, u64>,
     files: u64,
     processes: u64,
-    used: u64,
+    memory: BTreeMap<String, u64>,
+}
+
+/// One more, which /proc/meminfo lacks: free pages that processors keep for themselves, and that MemFree leaves out.
+const KEPT: &str = "free with processors";
+
+impl Holdings {
+    /// The memory in use, in KiB.
+    fn used(&self) -> u64 {
+        let value = |name| self.memory.get(name).copied().unwrap_or_default();
+        let free = ["MemFree", KEPT, "Cached", "Buffers"].map(value).iter().sum();
+        value("MemTotal").saturating_sub(free)
+    }
 }
 
 fn number(text: Option<&str>) -> io::Result<u64> {
@@ -56,9 +68,15 @@ fn holdings() -> io::Result<Holdings> {
             memory.insert(name.trim_end_matches(':').to_owned(), number(fields.next())?);
         }
     }
-    let value = |name: &str| memory.get(name).copied().unwrap_or_default();
-    let used = value("MemTotal").saturating_sub(value("MemFree") + value("Cached") + value("Buffers"));
-    Ok(Holdings { slabs, files, processes, used })
+    memory.insert(KEPT.to_owned(), kept(&fs::read_to_string("/proc/zoneinfo")?)?);
+    Ok(Holdings { slabs, files, processes, memory })
+}
+
+/// How much is free and kept by processors, in KiB: the counts of all "pagesets".
+fn kept(zoneinfo: &str) -> io::Result<u64> {
+    let counts = zoneinfo.lines().filter_map(|line| line.trim_start().strip_prefix("count:"));
+    let pages: Vec<u64> = counts.map(|count| number(Some(count.trim()))).collect::<io::Result<_>>()?;
+    Ok(pages.iter().sum::<u64>() * 4)
 }
 
 /// Has the kernel let go of what is free but still held, such as by KASAN, which keeps freed objects for a while.
@@ -85,13 +103,20 @@ fn growth(before: &Holdings, after: &Holdings) -> Vec<String> {
             grown.push(format!("{} {what}", is - was));
         }
     }
-    // Processors keep some MiB of free pages each, which count as used: this finds what takes dozens of KiB a call; the
-    // random calls of guest-fuzz find less. What KASAN and kmemleak keep is more, but kmemleak itself finds leaks.
-    let more = after.used.saturating_sub(before.used);
-    if more > CALLS * 2 + 16_384 && !Path::new("/sys/kernel/debug/kmemleak").exists() {
-        grown.push(format!("{more} KiB of memory"));
+    // One MiB is usual. This finds what takes four pages a call; the random calls of guest-fuzz find less.
+    // What KASAN and kmemleak keep is more, but kmemleak itself finds leaks.
+    let more = after.used().saturating_sub(before.used());
+    if more > CALLS * 2 + 4096 && !Path::new("/sys/kernel/debug/kmemleak").exists() {
+        grown.push(format!("{more} KiB of memory ({})", changes(&before.memory, &after.memory)));
     }
     grown
+}
+
+/// The lines that differ, each with by how much.
+fn changes(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> String {
+    let change = |name: &String, is: u64| is.wrapping_sub(before.get(name).copied().unwrap_or_default()) as i64;
+    let changes = after.iter().map(|(name, &is)| (name, change(name, is))).filter(|&(_, change)| change != 0);
+    changes.map(|(name, change)| format!("{name} {change:+}")).collect::<Vec<_>>().join(", ")
 }
 
 /// Calls `body` [`CALLS`] times and wants nothing to have grown with that number.
@@ -303,4 +328,24 @@ fn large_arguments() -> Outcome {
         good.status()?;
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    #[test]
+    fn free_pages_of_all_processors_count() {
+        let zoneinfo = "Node 0, zone      DMA\n  pages free     3840\n  pagesets\n    cpu: 0\n              count:    3\n              \
+                        high:     14\n              batch:    1\n    cpu: 1\n              count:    4\n";
+        assert_eq!(kept(zoneinfo).unwrap(), 28);
+        assert!(kept("count: many").is_err());
+    }
+
+    #[test]
+    fn lines_that_differ_are_named() {
+        let lines = |pairs: &[(&str, u64)]| pairs.iter().map(|&(name, value)| (name.to_owned(), value)).collect();
+        let (before, after) = (lines(&[("Less", 9), ("Same", 1)]), lines(&[("Less", 2), ("More", 3), ("Same", 1)]));
+        assert_eq!(changes(&before, &after), "Less -7, More +3");
+    }
 }
