@@ -32,17 +32,23 @@ use symbols::Symbols;
 /// How far the plugin's count may be from the guest's clock, in per cent.
 const TOLERANCE: f64 = 3.0;
 
+/// The ways to start a child: those of the benchmark's table, and `spawn_template` whose caller goes on once the child
+/// exists.
+fn ways() -> Vec<&'static str> {
+    [&METHODS[..], &["spawn_template_nowait"]].concat()
+}
+
 /// Arguments of `profile`.
 #[derive(clap::Args)]
 pub struct ProfileArgs {
     /// How the child is started
-    #[arg(value_parser = METHODS)]
+    #[arg(value_parser = ways())]
     method: String,
     /// The child
     #[arg(value_parser = [CHILDREN, PROGRAMS].concat())]
     child: String,
     /// Profile METHOD_A as well, and show what METHOD has more or less of: `--diff METHOD_A METHOD_B CHILD`
-    #[arg(long, value_name = "METHOD_A", value_parser = METHODS, conflicts_with = "against")]
+    #[arg(long, value_name = "METHOD_A", value_parser = ways(), conflicts_with = "against")]
     diff: Option<String>,
     /// Show what METHOD has more or less of than the profile that an earlier run wrote to FILE with --json
     #[arg(long, value_name = "FILE")]

@@ -114,7 +114,7 @@ impl Options {
             iterations: 100,
             budget: 100_000_000,
             settle: Duration::ZERO,
-            methods: Method::ALL.to_vec(),
+            methods: Method::TABLE.to_vec(),
             parents: Parent::ALL.to_vec(),
             programs: CHILDREN.to_vec(),
             symbols: false,
@@ -425,6 +425,8 @@ mod tests {
         let options = parse(&["--parents", "small,fds10k", "--parents", "fds10k", "--worker"]).unwrap();
         assert_eq!(options.parents, [Parent::Fds10k]);
         assert_eq!(options.mode, Mode::Worker);
+        assert_eq!(parse(&["--methods", "spawn_template_nowait"]).unwrap().methods, [Method::SpawnTemplateNowait]);
+        assert!(!parse(&[]).unwrap().methods.contains(&Method::SpawnTemplateNowait));
         assert_eq!(parse(&["--parents", "touched64m"]).unwrap().parents, [Parent::Touched(64)]);
     }
 

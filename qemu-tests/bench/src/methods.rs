@@ -1,4 +1,4 @@
-//! The five ways to start a program and wait for its end, each as one function whose duration is the measurement.
+//! The ways to start a program and wait for its end, each as one function whose duration is the measurement.
 
 use std::arch::asm;
 use std::ffi::{CString, OsStr, c_char, c_int, c_long};
@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 
-use spawn_template::uapi::{SPAWN_TEMPLATE_SPAWN_NO_PIDFD, spawn_template_spawn_args};
+use spawn_template::uapi::{SPAWN_TEMPLATE_SPAWN_NO_PIDFD, SPAWN_TEMPLATE_SPAWN_NOWAIT, spawn_template_spawn_args};
 use spawn_template::{Template, sys};
 
 /// A way to start a program.
@@ -26,18 +26,24 @@ pub enum Method {
     SpawnTemplate,
     /// `spawn_template_spawn()` without a pidfd, `waitpid()`: what `posix_spawn()` does for its caller.
     SpawnTemplatePid,
+    /// As [`Method::SpawnTemplate`], but the call returns once the child exists.
+    SpawnTemplateNowait,
 }
 
 impl Method {
-    /// All of them, in the order of the table.
-    pub const ALL: [Method; 6] = [
+    /// All of them: those of the table in its order, then what is measured only where it is asked for.
+    pub const ALL: [Method; 7] = [
         Method::ForkExec,
         Method::VforkExec,
         Method::PosixSpawn,
         Method::Clone3,
         Method::SpawnTemplate,
         Method::SpawnTemplatePid,
+        Method::SpawnTemplateNowait,
     ];
+
+    /// Those of the table.
+    pub const TABLE: &[Method] = Self::ALL.split_at(6).0;
 
     /// The name used on the command line and in results.
     pub fn name(self) -> &'static str {
@@ -48,12 +54,13 @@ impl Method {
             Method::Clone3 => "clone3",
             Method::SpawnTemplate => "spawn_template",
             Method::SpawnTemplatePid => "spawn_template_pid",
+            Method::SpawnTemplateNowait => "spawn_template_nowait",
         }
     }
 
     /// Whether it takes a template.
     pub fn is_of_template(self) -> bool {
-        matches!(self, Method::SpawnTemplate | Method::SpawnTemplatePid)
+        matches!(self, Method::SpawnTemplate | Method::SpawnTemplatePid | Method::SpawnTemplateNowait)
     }
 }
 
@@ -92,7 +99,7 @@ impl Program {
         })
     }
 
-    /// Makes the template that [`Method::SpawnTemplate`] and [`Method::SpawnTemplatePid`] start.
+    /// Makes the template that the methods that take one start.
     pub fn make_template(&mut self) -> Result<(), spawn_template::Error> {
         self.template = Some(Template::open(OsStr::from_bytes(self.path.to_bytes()))?);
         Ok(())
@@ -116,9 +123,10 @@ impl Program {
             Method::VforkExec => wait(self.vfork_exec(argv, envp)?),
             Method::PosixSpawn => wait(self.posix_spawn(argv, envp)?),
             Method::Clone3 => wait(self.clone3_exec(argv, envp)?),
-            Method::SpawnTemplate => {
+            Method::SpawnTemplate | Method::SpawnTemplateNowait => {
+                let flags = if method == Method::SpawnTemplate { 0 } else { SPAWN_TEMPLATE_SPAWN_NOWAIT };
                 let mut pidfd: c_int = -1;
-                self.spawn(argv, envp, 0, (&raw mut pidfd) as u64)?;
+                self.spawn(argv, envp, flags, (&raw mut pidfd) as u64)?;
                 // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns.
                 wait_and_close(unsafe { OwnedFd::from_raw_fd(pidfd) })
             }
