@@ -11,7 +11,7 @@
 //! - [`elf`]: ELF metadata, parsed and checked.
 //! - [`identity`]: whether a file is still the one that was parsed.
 //! - [`interpreter`]: the program interpreter's ELF headers.
-//! - [`startup`]: what is known of the pages that a program touches when it starts.
+//! - [`startup`]: what is known of the pages that a program uses when it starts.
 //! - [`creds`]: whether a caller may use a template.
 //! - [`action`]: one action, read and checked in the caller.
 //! - [`calls`]: the system calls that a spawn stands for.

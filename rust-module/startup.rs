@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is known of the pages that a program touches when it starts.
+//! What is known of the pages that a program uses when it starts.
 
 use core::ptr::NonNull;
 use kernel::{
@@ -8,7 +8,7 @@ use kernel::{
     prelude::*, //
 };
 
-/// A record that the first child fills and that later ones use; see `mm/startup_pages.c`.
+/// What some children teach and others use; see `mm/startup_pages.c`.
 ///
 /// # Invariants
 ///
@@ -22,7 +22,7 @@ unsafe impl Send for StartupPages {}
 unsafe impl Sync for StartupPages {}
 
 impl StartupPages {
-    /// A record in which nothing is known yet; `ENOMEM` if there is no memory for it.
+    /// Nothing is known yet; `ENOMEM` if there is no memory for it.
     pub(crate) fn new() -> Result<Self> {
         // SAFETY: May be called wherever sleeping is allowed, as it is in system calls.
         let pages = unsafe { bindings::startup_pages_alloc() };
@@ -35,17 +35,17 @@ impl StartupPages {
         self.0.as_ptr()
     }
 
-    /// How many pages are known; 0 until the first child has ended or has had its time.
+    /// How many pages are known; 0 until a child that was learned from has ended.
     pub(crate) fn count(&self) -> u32 {
-        // SAFETY: By the type invariant the record is valid.
+        // SAFETY: By the type invariant the pointer is valid.
         unsafe { bindings::startup_pages_count(self.0.as_ptr()) }
     }
-}
 
-/// How much memory a record takes, in bytes.
-pub(crate) fn size() -> usize {
-    // SAFETY: Has no requirements.
-    unsafe { bindings::startup_pages_size() }
+    /// How much memory that takes, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        // SAFETY: By the type invariant the pointer is valid.
+        unsafe { bindings::startup_pages_size(self.0.as_ptr()) }
+    }
 }
 
 impl Drop for StartupPages {

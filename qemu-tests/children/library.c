@@ -1,18 +1,133 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-// A library that writes to 16 pages of its .bss when it is loaded, and ends the program if they are not zeros before.
+/*
+ * A library to preload, which does what the program's arguments say, when it is loaded, and ends the program with 99 if
+ * something is not as it should be:
+ *
+ *     data N          writes to the first N pages of its data
+ *     bss N           writes to the first N pages of its .bss
+ *     uffd            prints how many of the first 16 pages of its .bss are present, and how many of them
+ *                     userfaultfd can fill
+ *     read FILE STEP  maps the file, reads the first byte of each STEPth page, and unmaps it
+ *     count FILE      maps the file, twice, and prints how many pages are present each time
+ *     exec PROGRAM    executes it
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
-#define PAGES	16
+#define PAGE	4096
+#define PAGES	480
+#define WATCHED	16
 
-static volatile char area[PAGES][4096] __attribute__((aligned(4096)));
+typedef volatile char page[PAGE];
 
-__attribute__((constructor)) static void touch(void)
+static page bss[PAGES] __attribute__((aligned(PAGE)));
+static page data[PAGES] __attribute__((aligned(PAGE))) = { { 1 } };
+
+static void want(int good)
 {
-	for (int page = 0; page < PAGES; page++) {
-		for (int at = 0; at < 4096; at++) {
-			if (area[page][at])
-				_exit(99);
-		}
-		area[page][page] = 1;
+	if (!good)
+		_exit(99);
+}
+
+static int present(const volatile void *start, size_t pages)
+{
+	int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	int count = 0;
+	uint64_t entry;
+
+	want(pagemap >= 0);
+	for (size_t n = 0; n < pages; n++) {
+		want(pread(pagemap, &entry, 8, ((uintptr_t)start / PAGE + n) * 8) == 8);
+		count += entry >> 63;
+	}
+	close(pagemap);
+	return count;
+}
+
+static void write_pages(page *area, int count, char before)
+{
+	for (int n = 0; n < count; n++) {
+		want(area[n][1] == 0 && area[n][0] == (n ? 0 : before));
+		area[n][1] = 1;
+	}
+}
+
+static void fill_by_userfaultfd(void)
+{
+	static char page[PAGE] __attribute__((aligned(PAGE)));
+	uintptr_t start = (uintptr_t)bss;
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register all = {
+		.range = { start, WATCHED * PAGE },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	int there = present(bss, WATCHED), filled = 0;
+	int uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
+
+	want(uffd >= 0 && !ioctl(uffd, UFFDIO_API, &api) && !ioctl(uffd, UFFDIO_REGISTER, &all));
+	page[0] = 'x';
+	for (int n = 0; n < WATCHED; n++) {
+		struct uffdio_copy copy = {
+			.dst = start + n * PAGE,
+			.src = (uintptr_t)page,
+			.len = PAGE,
+		};
+
+		filled += !ioctl(uffd, UFFDIO_COPY, &copy);
+	}
+	printf("%d %d\n", there, filled);
+}
+
+static volatile char *map(const char *path, size_t *pages)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	struct stat info;
+
+	want(fd >= 0 && !fstat(fd, &info));
+	*pages = (info.st_size + PAGE - 1) / PAGE;
+	volatile char *bytes = mmap(0, info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+	want(bytes != MAP_FAILED);
+	close(fd);
+	return bytes;
+}
+
+__attribute__((constructor)) static void run(int argc, char **argv)
+{
+	const char *name = argc > 1 ? argv[1] : "";
+	size_t pages, more;
+
+	if (!strcmp(name, "data") && argc == 3) {
+		write_pages(data, atoi(argv[2]), 1);
+	} else if (!strcmp(name, "bss") && argc == 3) {
+		write_pages(bss, atoi(argv[2]), 0);
+	} else if (!strcmp(name, "uffd")) {
+		fill_by_userfaultfd();
+	} else if (!strcmp(name, "read") && argc == 4) {
+		volatile char *bytes = map(argv[2], &pages);
+
+		for (size_t n = 0; n < pages; n += atoi(argv[3]))
+			(void)bytes[n * PAGE];
+		munmap((void *)bytes, pages * PAGE);
+	} else if (!strcmp(name, "count") && argc == 3) {
+		volatile char *first = map(argv[2], &pages), *second = map(argv[2], &more);
+
+		printf("%d %d\n", present(first, pages), present(second, more));
+	} else if (!strcmp(name, "exec") && argc == 3) {
+		char *left[] = { argv[2], 0 }, *none[] = { 0 };
+
+		execve(argv[2], left, none);
+		want(0);
+	} else {
+		want(argc == 1);
 	}
 }

@@ -276,9 +276,9 @@ impl TemplateOptions {
         self
     }
 
-    /// Whether the kernel learns from the first process which pages of its files the program touches, to map them at
-    /// once for later ones; true by default. What they find in these pages is the same, see `spawn_template(7)`. Means
-    /// nothing where the kernel has no templates.
+    /// Whether the kernel learns from some processes which pages of its files the program uses, to map them at once for
+    /// others; true by default. What they find in these pages is the same, see `spawn_template(7)`. Means nothing where
+    /// the kernel has no templates.
     pub const fn learning(mut self, learn: bool) -> Self {
         self.learning = learn;
         self

@@ -59,9 +59,12 @@ pub struct BenchArgs {
     /// posix_spawn, with one template and with one each; in instructions, and in spawns per second on two processors
     #[arg(long, conflicts_with_all = ["compare_upstream", "tools"])]
     scaling: bool,
+    /// Instead of what one start of many costs: what one costs by a template that is made for two
+    #[arg(long, conflicts_with_all = ["compare_upstream", "tools", "scaling"])]
+    first_use: bool,
     /// Measure the latencies, what they are over the caller's memory, and several callers, and write DIR/index.html, one
     /// page with tables and plots, and DIR/bench.json
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["compare_upstream", "tools", "scaling"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["compare_upstream", "tools", "scaling", "first_use"])]
     report: Option<PathBuf>,
     /// Do not measure: draw the page from what an earlier run wrote to FILE
     #[arg(long, value_name = "FILE", requires = "report", conflicts_with_all = ["json", "kernel", "iterations", "quick"])]

@@ -60,6 +60,14 @@ const CHILDREN: [Child; 6] = [
     Child::new("python3 -c pass", "/usr/bin/python3", &["-c", "pass"]),
 ];
 
+/// Children that take page faults, for what the patches cost others: once with templates in use on this kernel.
+const FAULTS: [Child; 4] = [
+    Child::new("read faults", "faults", &["read", "/usr/bin/python3"]),
+    Child::new("write faults", "faults", &["write", "/usr/bin/python3"]),
+    Child::new("copy after read", "faults", &["copy", "/usr/bin/python3"]),
+    Child::new("copy faults", "faults", &["both", "/usr/bin/python3"]),
+];
+
 /// Rounds that are run before measuring: the first children fill caches, break the parent's copy-on-write sharing, and
 /// tell what a sample costs.
 const WARM_UP_ROUNDS: usize = 3;
@@ -72,7 +80,7 @@ const FEWEST_SAMPLES: usize = 7;
 const ON_DISK: &str = "/opt/children";
 
 const USAGE: &str = "usage: guest-bench [--children DIR] [--iterations N] [--budget NS] [--settle NS]
-                   [--methods NAME,...] [--parents NAME,...] [--programs NAME,...] [--symbols]
+                   [--methods NAME,...] [--parents NAME,...] [--programs NAME,...] [--faults] [--symbols]
        guest-bench --tools [--iterations N] [--budget NS] [--settle NS]
        guest-bench --scaling [--children DIR] [--programs NAME,...] [--iterations N] [--budget NS] [--settle NS]";
 
@@ -102,6 +110,8 @@ struct Options {
     parents: Vec<Parent>,
     /// The children.
     programs: Vec<Child>,
+    /// Measure the children that take page faults as well.
+    faults: bool,
     /// Name the kernel's functions and where they are, last.
     symbols: bool,
     mode: Mode,
@@ -117,12 +127,14 @@ impl Options {
             methods: Method::TABLE.to_vec(),
             parents: Parent::ALL.to_vec(),
             programs: CHILDREN.to_vec(),
+            faults: false,
             symbols: false,
             mode: Mode::Latency,
         };
         while let Some(name) = arguments.next() {
             match name.as_str() {
                 "--symbols" => options.symbols = true,
+                "--faults" => options.faults = true,
                 "--worker" => options.mode = Mode::Worker,
                 "--tools" => options.mode = Mode::Tools,
                 "--scaling" => options.mode = Mode::Scaling,
@@ -131,6 +143,9 @@ impl Options {
         }
         if options.iterations == 0 {
             return Err("--iterations must not be 0".into());
+        }
+        if options.faults {
+            options.programs.extend(FAULTS);
         }
         Ok(options)
     }
@@ -252,7 +267,8 @@ fn measure_all(options: &Options) -> Result<(), Box<dyn Error>> {
     parent.become_it()?;
     for &child in &options.programs {
         // These take their time, and what a parent is like shows with the others.
-        if child.is_installed() && parent != Parent::Small {
+        let takes_faults = FAULTS.contains(&child);
+        if (child.is_installed() || takes_faults) && parent != Parent::Small {
             continue;
         }
         // The emulator translates a program anew wherever it finds it, which for a large one takes ten times as long as
@@ -263,7 +279,8 @@ fn measure_all(options: &Options) -> Result<(), Box<dyn Error>> {
         print_line(json!({ "type": "progress", "parent": parent.name(), "child": child.name }));
         let mut program = child.program(&options.children)?;
         let mut methods = options.methods.clone();
-        if methods.iter().any(|method| method.is_of_template())
+        // Page faults look at more once there has been a template.
+        if (takes_faults || methods.iter().any(|method| method.is_of_template()))
             && let Err(error) = program.make_template()
         {
             if !error.is_unsupported() {
@@ -333,7 +350,7 @@ fn measure(program: &Program, methods: &[Method], options: &Options) -> Result<M
     let mut calls_of_template = 0;
     let spawns_before = program.template_spawns()?;
     let mut sample = |method: Method, counts: bool| -> Result<u64, String> {
-        calls_of_template += u64::from(method.is_of_template());
+        calls_of_template += u64::from(method.uses_the_template());
         if !options.settle.is_zero() {
             thread::sleep(options.settle);
         }
@@ -345,7 +362,7 @@ fn measure(program: &Program, methods: &[Method], options: &Options) -> Result<M
         if counts {
             mark::end();
         }
-        let elapsed = start.elapsed();
+        let elapsed = start.elapsed() / method.starts();
         result.map_err(|error| format!("{}: {error}", method.name()))?;
         u64::try_from(elapsed.as_nanos()).map_err(|error| error.to_string())
     };

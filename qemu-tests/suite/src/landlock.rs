@@ -19,7 +19,7 @@ const EXECUTE: u64 = 1;
 const CHILDREN: &str = "/payload/children";
 
 /// Makes this thread unable to execute anything but what lies beneath these folders, for good.
-fn restrict(folders: &[&str]) -> Outcome {
+pub fn restrict(folders: &[&str]) -> Outcome {
     let handled = EXECUTE;
     // SAFETY: the attributes are 8 bytes, live and initialized.
     let fd = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, &raw const handled, 8, 0) };

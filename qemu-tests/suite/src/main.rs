@@ -82,6 +82,7 @@ mod slow_fs;
 mod smack;
 mod spawn;
 mod stale;
+mod startup_pages;
 mod still_fs;
 mod still_times;
 mod stops;
@@ -127,6 +128,7 @@ const FILES: &[&[Test]] = &[
     elf::TESTS,
     metadata::TESTS,
     learning::TESTS,
+    startup_pages::TESTS,
     stale::TESTS,
     still_times::TESTS,
     mounts::TESTS,

@@ -1,6 +1,6 @@
 //! What a boot measures, and for how long.
 
-use super::report::Unit;
+use super::report::{FIRST_USE, PARENTS, SPAWN_TEMPLATE_PID, Unit};
 use super::{BenchArgs, SETTLE, scaling, sizes, tools};
 use crate::qemu::FOLDER;
 use crate::run::Machine;
@@ -43,7 +43,11 @@ impl Subject {
 pub struct Plan {
     subject: Subject,
     unit: Unit,
-    methods: Option<&'static str>,
+    methods: Option<String>,
+    /// Whether one parent will do.
+    first_use: bool,
+    /// Whether children that take page faults are measured as well.
+    faults: bool,
     iterations: u32,
     /// What the samples of one method with one child and one parent may cost together, in the unit of the results.
     budget: u64,
@@ -71,8 +75,20 @@ impl Plan {
         let iterations = if args.compare_upstream { iterations * 2 } else { iterations };
         // Whoever asks for a number gets it, however long it takes.
         let budget = if args.iterations.is_some() { u64::MAX } else { budget };
-        let methods = args.compare_upstream.then_some("fork_exec,vfork_exec,posix_spawn,clone3");
-        Self { subject, unit, methods, iterations: args.iterations.unwrap_or(iterations), budget }
+        let methods = if args.first_use {
+            Some(["vfork_exec", "posix_spawn", SPAWN_TEMPLATE_PID, FIRST_USE].join(","))
+        } else {
+            args.compare_upstream.then(|| "fork_exec,vfork_exec,posix_spawn,clone3".into())
+        };
+        Self {
+            subject,
+            unit,
+            methods,
+            first_use: args.first_use,
+            faults: args.compare_upstream,
+            iterations: args.iterations.unwrap_or(iterations),
+            budget,
+        }
     }
 
     /// guest-bench's command line.
@@ -81,8 +97,14 @@ impl Plan {
         argv.extend(["--iterations".into(), self.iterations.to_string()]);
         argv.extend(["--budget".into(), self.budget.to_string()]);
         argv.extend(["--settle".into(), SETTLE.as_nanos().to_string()]);
-        if let Some(methods) = self.methods {
-            argv.extend(["--methods".into(), methods.into()]);
+        if let Some(methods) = &self.methods {
+            argv.extend(["--methods".into(), methods.clone()]);
+        }
+        if self.first_use {
+            argv.extend(["--parents", PARENTS[0].0].map(String::from));
+        }
+        if self.faults {
+            argv.push("--faults".into());
         }
         match self.subject {
             Subject::Latency => {}
@@ -129,6 +151,12 @@ mod tests {
         assert!(argv(Unit::Instructions, Subject::Scaling).ends_with("--scaling --programs libc-free,dynamic"));
         assert!(argv(Unit::Ns, Subject::Scaling).ends_with("--programs libc-free,static"));
         assert!(!argv(Unit::Instructions, Subject::Latency).contains("--parents"));
+    }
+
+    #[test]
+    fn first_use_is_measured_with_one_parent() {
+        let argv = plan(&["--first-use"], Unit::Instructions, Subject::Latency).argv().join(" ");
+        assert!(argv.contains("spawn_template_twice --parents small"), "{argv}");
     }
 
     #[test]
