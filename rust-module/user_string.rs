@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A string whose memory is charged to whoever asked for it.
+//! A string whose memory is charged to the task that asked for it.
 //!
 //! The `kernel` crate's `CString` does not say where its memory comes from; what a template or a
 //! waiting child keeps must count against the caller's memory cgroup.

@@ -16,7 +16,7 @@ use crate::{Call, Error, Via};
 ///
 /// As with [`std::process::Child`], dropping it neither ends the process nor waits for it, unless that was asked for
 /// with [`Command::kill_on_drop`](crate::Command::kill_on_drop): the process runs on, and when it ends it stays a zombie
-/// until this process ends or waits for it by other means.
+/// until this process ends or waits for it in another way.
 #[derive(Debug)]
 pub struct Child {
     /// The other end of the standard input, if that is a pipe.
@@ -66,7 +66,7 @@ impl Child {
     ///
     /// # Errors
     ///
-    /// [`Error::Os`] with [`Call::Wait`]: `ECHILD` when the process was waited for by other means or when this process
+    /// [`Error::Os`] with [`Call::Wait`]: `ECHILD` when the process was waited for in another way or when this process
     /// ignores `SIGCHLD`, or when it is not a child of this process (any more, after a `fork`).
     ///
     /// # References
@@ -147,7 +147,7 @@ impl Process {
             return Ok(());
         }
         match io::Error::last_os_error() {
-            // Ended and waited for by other means.
+            // Ended and waited for in another way.
             error if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
             error => Err(Error::os(Call::SendSignal, error)),
         }
@@ -172,7 +172,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Nobody could be told of an error: that it has been waited for by other means is fine, and one that may not be
+        // Nobody could be told of an error: that it has been waited for in another way is fine, and one that may not be
         // killed runs on.
         if self.kill_on_drop && self.status.is_none() && self.send_signal(libc::SIGKILL).is_ok() {
             let _ = self.wait();

@@ -19,7 +19,7 @@ pub(crate) struct Changes {
     /// Whether the child gets nothing of the caller's environment.
     cleared: bool,
     /// The variables, one after the other in no order: `NAME=value` and a NUL byte; of one that is taken out only
-    /// `NAME=` and that byte. Together, because one allocation for each would be dearer than all else here.
+    /// `NAME=` and that byte. Together, because one allocation for each would cost more than all else here.
     texts: Vec<u8>,
     /// In order of their names, each at most once.
     variables: Vec<Variable>,
@@ -209,7 +209,7 @@ impl Environment<'_> {
     /// The pointer that `execve(2)` takes.
     pub(crate) fn as_ptr(&self) -> *const *const c_char {
         match self {
-            // SAFETY: whoever changes the environment has to make sure that no other thread reads it meanwhile; see
+            // SAFETY: code that changes the environment has to make sure that no other thread reads it meanwhile; see
             // std::env::set_var() and setenv(3).
             Environment::Callers => unsafe { environ },
             Environment::Whole(vector) => vector.as_ptr().cast(),

@@ -247,7 +247,7 @@ impl AsFd for Template {
 /// ```no_run
 /// use spawn_template::TemplateOptions;
 ///
-/// // A worker that this process starts by other means may use the template too.
+/// // A worker that this process starts in another way may use the template too.
 /// let template = TemplateOptions::new().close_on_exec(false).open("/usr/bin/sort")?;
 /// # Ok::<(), spawn_template::Error>(())
 /// ```

@@ -25,7 +25,7 @@ use document::Document;
 use plan::{Plan, Subject};
 use report::{Line, Machine, Report, SPAWN_TEMPLATE, Setup, Unit};
 
-/// How much dearer upstream's methods may be on the patched kernel, in per cent.
+/// How much more upstream's methods may cost on the patched kernel, in per cent.
 const TOLERANCE: f64 = 0.5;
 
 /// How long the guest idles before each sample, so that what the one before has left to be done later (freeing after a
@@ -142,7 +142,7 @@ fn several_callers(ctx: &Context, args: &BenchArgs, accel: Accel) -> Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
-/// Measures several callers: in instructions, unless the person insists on KVM, and in wall time, with KVM or without.
+/// Measures several callers: in instructions, unless KVM was asked for, and in wall time, with KVM or without.
 fn scaling_blocks(ctx: &Context, args: &BenchArgs, accel: Accel) -> Result<(Vec<scaling::Block>, Machine)> {
     let kvm = accel == Accel::Kvm;
     let units: &[Unit] = if kvm && ctx.accel.is_some() { &[Unit::Ns] } else { &[Unit::Instructions, Unit::Ns] };
@@ -202,11 +202,11 @@ fn compare(ctx: &Context, args: &BenchArgs, unit: Unit, json: Option<&Path>) -> 
     println!("{}", report::comparison(&upstream, &patched, &differences));
     write_json(ctx, upstream.json()?, json.map(|path| beside(path, "upstream")).as_deref())?;
     write_json(ctx, patched.json()?, json)?;
-    let dearer = report::dearer(&differences, TOLERANCE).len();
-    if dearer > 0 {
-        eprintln!("error: {dearer} of upstream's methods cost more than {TOLERANCE} % more with our patches");
+    let more = report::costing_more(&differences, TOLERANCE).len();
+    if more > 0 {
+        eprintln!("error: {more} of upstream's methods cost more than {TOLERANCE} % more with our patches");
     }
-    Ok(dearer == 0)
+    Ok(more == 0)
 }
 
 fn measure(ctx: &Context, args: &BenchArgs, flavor: Flavor, unit: Unit) -> Result<Report> {

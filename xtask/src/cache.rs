@@ -119,7 +119,7 @@ pub fn clean(global: &GlobalArgs, args: &CleanArgs) -> Result<ExitCode> {
         ui.note(format!("nothing to clean: {} does not exist", root.display()));
         return Ok(ExitCode::SUCCESS);
     }
-    // The folder is the person's to name; a slip must not cost them anything that is not ours.
+    // Anybody may name any folder; a slip must cost nothing that is not ours.
     if !root.join("CACHEDIR.TAG").exists() || !root.join("locks").exists() {
         bail!("{} does not look like our cache; remove it by hand if it is", root.display());
     }

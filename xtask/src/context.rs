@@ -1,4 +1,4 @@
-//! What every step shares: where things are and what the person asked for.
+//! What every step shares: where things are and what was asked for.
 
 use std::path::{Path, PathBuf};
 
@@ -46,9 +46,9 @@ pub struct Context {
     pub ui: Ui,
     /// Do not install anything.
     pub no_install: bool,
-    /// The kernel source the person gave.
+    /// The kernel source that was given.
     pub kernel_source: Option<PathBuf>,
-    /// The accelerator the person forced.
+    /// The accelerator that was asked for.
     pub accel: Option<Accel>,
     /// Parallel jobs for make.
     pub jobs: usize,

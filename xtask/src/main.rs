@@ -94,7 +94,7 @@ fn main() -> ExitCode {
         _ => ExitCode::FAILURE,
     };
     dispatch(cli).unwrap_or_else(|error| {
-        // A command that died because the person pressed Ctrl-C is not a failure worth describing.
+        // A command that died of Ctrl-C is not a failure worth describing.
         interrupt::wait_if_interrupted();
         ui::report_error(&error);
         failure

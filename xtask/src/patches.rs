@@ -15,8 +15,8 @@ use crate::kernel::{self, Plan};
 use crate::source::{self, BASE_VERSION, Source};
 use crate::ui::duration;
 
-/// What checkpatch.pl must not ask for. A sign-off is a person's statement about where a patch comes from; whoever
-/// sends the series adds theirs, and the files here carry none.
+/// What checkpatch.pl must not ask for. A sign-off is a person's statement about where a patch comes from; those who
+/// send the series add theirs, and the files here carry none.
 const NOT_ASKED_FOR: &str = "MISSING_SIGN_OFF";
 
 /// What of a kernel is built to see that it can be.

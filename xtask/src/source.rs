@@ -1,4 +1,4 @@
-//! Where the kernel source comes from: what the person gave, the cache, kernel.org, or Debian's package of the tree.
+//! Where the kernel source comes from: what the caller gave, the cache, kernel.org, or Debian's package of the tree.
 
 pub mod apt;
 

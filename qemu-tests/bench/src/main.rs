@@ -72,7 +72,7 @@ const FAULTS: [Child; 4] = [
 /// tell what a sample costs.
 const WARM_UP_ROUNDS: usize = 3;
 
-/// However dear a method is, it gets this many samples.
+/// A method gets this many samples, whatever it costs.
 const FEWEST_SAMPLES: usize = 7;
 
 /// Where the children are started from, on the guest's disk: programs come in memory with the payload, but that is not

@@ -23,7 +23,7 @@ const SPAWNS: usize = 16;
 /// Samples of each way that do not count. They fill caches, and tell what a sample costs.
 const WARM_UP: usize = 1;
 
-/// However dear a way is, it is sampled so often.
+/// A way is sampled so often, whatever it costs.
 const FEWEST_SAMPLES: usize = 5;
 
 /// What the threads call.

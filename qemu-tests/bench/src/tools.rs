@@ -48,7 +48,7 @@ const IN_FLIGHT: [usize; 2] = [1, 4];
 /// A sample is the time that so many calls take, divided by their number.
 const CALLS: usize = 4;
 
-/// However dear a tool is, it is sampled so often. Under emulation a call of Python takes seconds.
+/// A tool is sampled so often, whatever it costs. Under emulation a call of Python takes seconds.
 const FEWEST_SAMPLES: usize = 3;
 
 /// What starts the tools.
@@ -85,7 +85,7 @@ impl Starter {
             }
             Starter::SpawnTemplate => {
                 let mut command = spawn_template::Command::new(program);
-                // Not by other means where there are no templates.
+                // No fallback where there are no templates.
                 command.args(args).mode(Mode::Template);
                 command.stdin(spawn_template::Stdio::null()).stderr(spawn_template::Stdio::null());
                 let output = command.output()?;

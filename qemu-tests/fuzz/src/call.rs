@@ -23,7 +23,7 @@ pub struct Create {
     pub args: (u64, u64),
     /// It must not succeed.
     pub must_fail: bool,
-    /// The template fd is to be close-on-exec.
+    /// The template fd shall be close-on-exec.
     pub cloexec: bool,
     /// What the kernel reads.
     #[expect(dead_code, reason = "shown when the call's outcome is wrong")]

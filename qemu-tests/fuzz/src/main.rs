@@ -290,7 +290,7 @@ impl Run {
         Ok(())
     }
 
-    /// Kills who is to be killed, and finds who is stuck.
+    /// Kills the chosen ones, and finds who is stuck.
     fn watch(&self, workers: &mut [Worker]) -> Result<(), String> {
         for worker in workers {
             let state = &self.shared.slots[worker.slot];

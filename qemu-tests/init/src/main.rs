@@ -48,7 +48,7 @@ fn guest(control: &mut Option<Control>) -> Result<(), String> {
     }
 
     let event = run::run(&job, control)?;
-    // Whoever sits at a terminal would only wonder what takes so long.
+    // At a terminal one would only wonder what takes so long.
     if job.tty.is_none() {
         leaks::report()?;
     }

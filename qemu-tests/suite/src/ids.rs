@@ -333,7 +333,7 @@ fn setuid_counts_for_the_process_limit() -> Outcome {
     Ok(())
 }
 
-/// A set-user-ID program takes its owner's id whoever the child has become.
+/// A set-user-ID program takes its owner's id as whatever user the child runs.
 fn setuid_program_after_setuid() -> Outcome {
     let folder = Folder::new("/var/tmp", "setuid-after")?;
     set_mode(folder.path(), 0o755)?;

@@ -1,4 +1,4 @@
-//! What can happen to a spawn in the middle: the module is to be unloaded, the template closed, the thread or the whole
+//! What can happen to a spawn in the middle: somebody wants to unload the module, the template closed, the thread or the whole
 //! program goes away. Nothing is left, each time.
 //!
 //! A child is held in the middle by an OPEN of a FIFO whose other side does not come.

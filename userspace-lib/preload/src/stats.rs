@@ -1,4 +1,4 @@
-//! How many spawns went which way, for whoever asks with `SPAWN_TEMPLATE_STATS`.
+//! How many spawns went which way, for those who ask with `SPAWN_TEMPLATE_STATS`.
 
 use std::ffi::{CStr, c_char};
 use std::fmt;

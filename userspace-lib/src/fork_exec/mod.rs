@@ -7,7 +7,7 @@
 //! [`Outcome`]: it neither allocates nor locks nor touches thread-local storage.
 //!
 //! In three cases the child gets a copy of the memory instead, as after `fork(2)`: with [`pre_exec`] closures, which are
-//! foreign code; when the caller does not wait; and when the ids change, because whoever may trace the new user's
+//! foreign code; when the caller does not wait; and when the ids change, because those who may trace the new user's
 //! processes could then write to the caller's memory, and the kernel makes memory that changes its user undumpable.
 //!
 //! Until the child has executed the program its exit signal is 0, so that one that fails is invisible: no `SIGCHLD`, and

@@ -19,7 +19,7 @@ pub enum Subject {
 }
 
 impl Subject {
-    /// What the person gets to read while it is measured.
+    /// What is shown while it is measured.
     pub fn name(self) -> &'static str {
         match self {
             Subject::Latency => "latencies",
@@ -73,7 +73,7 @@ impl Plan {
         };
         // With templates out of the way there is time for more.
         let iterations = if args.compare_upstream { iterations * 2 } else { iterations };
-        // Whoever asks for a number gets it, however long it takes.
+        // A number that was asked for is taken, however long it takes.
         let budget = if args.iterations.is_some() { u64::MAX } else { budget };
         let methods = if args.first_use {
             Some(["vfork_exec", "posix_spawn", SPAWN_TEMPLATE_PID, FIRST_USE].join(","))

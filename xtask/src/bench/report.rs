@@ -369,8 +369,8 @@ pub fn comparison(theirs: &Report, ours: &Report, differences: &[Difference]) ->
     text
 }
 
-/// What our patches make dearer by more than `limit` per cent.
-pub fn dearer(differences: &[Difference], limit: f64) -> Vec<&Difference> {
+/// What costs more than `limit` per cent more with our patches.
+pub fn costing_more(differences: &[Difference], limit: f64) -> Vec<&Difference> {
     differences.iter().filter(|difference| difference.percent() > limit).collect()
 }
 
@@ -504,9 +504,9 @@ mod tests {
         ]);
         let differences = differences(&theirs, &ours);
         assert_eq!(differences.len(), 3);
-        let dearer = dearer(&differences, 1.0);
-        assert_eq!(dearer.len(), 1);
-        assert_eq!(dearer[0].method, "posix_spawn");
+        let more = costing_more(&differences, 1.0);
+        assert_eq!(more.len(), 1);
+        assert_eq!(more[0].method, "posix_spawn");
         let table = comparison(&theirs, &ours, &differences);
         for expected in ["+0.90%", "-2.00%", "+50.00%"] {
             assert!(table.contains(expected), "{expected} is not in\n{table}");

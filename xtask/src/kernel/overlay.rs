@@ -146,7 +146,7 @@ pub fn copy_touched(source: &Source, patches: &[PathBuf], tree: &Path) -> Result
     Ok(())
 }
 
-/// git in `dir`, taking neither a repository above it nor the person's settings into account.
+/// git in `dir`, taking neither a repository above it nor the user's settings into account.
 pub fn git(dir: &Path) -> Cmd {
     Cmd::new("git")
         .dir(dir)

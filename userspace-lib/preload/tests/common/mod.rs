@@ -50,7 +50,7 @@ impl Deref for Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What cannot be removed is left to whoever cleans the folder for temporary files.
+        // What cannot be removed is left to those who clean the folder for temporary files.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
