@@ -40,12 +40,12 @@ impl StartupPages {
         // SAFETY: By the type invariant the pointer is valid.
         unsafe { bindings::startup_pages_count(self.0.as_ptr()) }
     }
+}
 
-    /// How much memory that takes, in bytes.
-    pub(crate) fn memory(&self) -> usize {
-        // SAFETY: By the type invariant the pointer is valid.
-        unsafe { bindings::startup_pages_size(self.0.as_ptr()) }
-    }
+/// How much memory it takes to know them, at most, in bytes.
+pub(crate) fn size() -> usize {
+    // SAFETY: Has no requirements.
+    unsafe { bindings::startup_pages_size() }
 }
 
 impl Drop for StartupPages {

@@ -13,7 +13,10 @@ use crate::{
         Known, //
     },
     outcome::Stage,
-    startup::StartupPages,
+    startup::{
+        self,
+        StartupPages, //
+    },
     template_file,
     uapi::{
         self,
@@ -255,7 +258,7 @@ impl Template {
 
     /// How much memory the template takes, in bytes: its own, not that of the files it keeps open.
     pub(crate) fn memory(&self) -> usize {
-        let startup = self.startup.as_ref().map_or(0, StartupPages::memory);
+        let startup = self.startup.as_ref().map_or(0, |_| startup::size());
         let interpreter = self.interpreter.as_ref().map_or(0, Interpreter::memory);
         size_of::<Self>() + self.name.memory() + self.image.memory() + interpreter + startup
     }

@@ -9,10 +9,13 @@
  *                     userfaultfd can fill
  *     read FILE STEP  maps the file, reads the first byte of each STEPth page, and unmaps it
  *     count FILE      maps the file, twice, and prints how many pages are present each time
+ *     pinned FILE     has io_uring read the file to a registered page of its data, and prints the first byte
+ *                     before and after the page was reclaimed
  *     exec PROGRAM    executes it
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <linux/io_uring.h>
 #include <linux/userfaultfd.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -22,6 +25,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define PAGE	4096
@@ -39,14 +43,14 @@ static void want(int good)
 		_exit(99);
 }
 
-static int present(const volatile void *start, size_t pages)
+static int present(const volatile void *start, size_t size)
 {
 	int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	int count = 0;
 	uint64_t entry;
 
 	want(pagemap >= 0);
-	for (size_t n = 0; n < pages; n++) {
+	for (size_t n = 0; n < (size + PAGE - 1) / PAGE; n++) {
 		want(pread(pagemap, &entry, 8, ((uintptr_t)start / PAGE + n) * 8) == 8);
 		count += entry >> 63;
 	}
@@ -71,7 +75,7 @@ static void fill_by_userfaultfd(void)
 		.range = { start, WATCHED * PAGE },
 		.mode = UFFDIO_REGISTER_MODE_MISSING,
 	};
-	int there = present(bss, WATCHED), filled = 0;
+	int there = present(bss, WATCHED * PAGE), filled = 0;
 	int uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
 
 	want(uffd >= 0 && !ioctl(uffd, UFFDIO_API, &api) && !ioctl(uffd, UFFDIO_REGISTER, &all));
@@ -88,13 +92,55 @@ static void fill_by_userfaultfd(void)
 	printf("%d %d\n", there, filled);
 }
 
-static volatile char *map(const char *path, size_t *pages)
+static void *map_ring(int ring, size_t size, off_t offset)
+{
+	void *start = mmap(0, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, ring, offset);
+
+	want(start != MAP_FAILED);
+	return start;
+}
+
+static void read_pinned(const char *path)
+{
+	volatile char *page = data[PAGES / 2];
+	struct iovec buffer = { (void *)page, PAGE };
+	struct io_uring_params params = { 0 };
+	int file = open(path, O_RDONLY | O_CLOEXEC), ring = syscall(SYS_io_uring_setup, 1, &params);
+
+	want(file >= 0 && ring >= 0);
+	want(!syscall(SYS_io_uring_register, ring, IORING_REGISTER_BUFFERS, &buffer, 1));
+	char *queue = map_ring(ring, params.sq_off.array + sizeof(uint32_t), IORING_OFF_SQ_RING);
+	struct io_uring_sqe *entry = map_ring(ring, sizeof(*entry), IORING_OFF_SQES);
+
+	*entry = (struct io_uring_sqe) {
+		.opcode = IORING_OP_READ_FIXED,
+		.fd = file,
+		.addr = (uintptr_t)page,
+		.len = PAGE,
+	};
+	*(uint32_t *)(queue + params.sq_off.array) = 0;
+	__atomic_store_n((uint32_t *)(queue + params.sq_off.tail), 1, __ATOMIC_RELEASE);
+	want(syscall(SYS_io_uring_enter, ring, 1, 1, IORING_ENTER_GETEVENTS, 0, 0) == 1);
+	want(!syscall(SYS_io_uring_register, ring, IORING_UNREGISTER_BUFFERS, 0, 0));
+	close(ring);
+
+	char before = page[0];
+
+	/* The pin may go a moment later. */
+	for (int n = 0; n < 20; n++) {
+		want(!madvise((void *)page, PAGE, MADV_PAGEOUT));
+		usleep(10000);
+	}
+	printf("%c %c\n", before, page[0]);
+}
+
+static volatile char *map(const char *path, size_t *size)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	struct stat info;
 
 	want(fd >= 0 && !fstat(fd, &info));
-	*pages = (info.st_size + PAGE - 1) / PAGE;
+	*size = info.st_size;
 	volatile char *bytes = mmap(0, info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
 	want(bytes != MAP_FAILED);
 	close(fd);
@@ -104,7 +150,7 @@ static volatile char *map(const char *path, size_t *pages)
 __attribute__((constructor)) static void run(int argc, char **argv)
 {
 	const char *name = argc > 1 ? argv[1] : "";
-	size_t pages, more;
+	size_t size, more;
 
 	if (!strcmp(name, "data") && argc == 3) {
 		write_pages(data, atoi(argv[2]), 1);
@@ -113,15 +159,17 @@ __attribute__((constructor)) static void run(int argc, char **argv)
 	} else if (!strcmp(name, "uffd")) {
 		fill_by_userfaultfd();
 	} else if (!strcmp(name, "read") && argc == 4) {
-		volatile char *bytes = map(argv[2], &pages);
+		volatile char *bytes = map(argv[2], &size);
 
-		for (size_t n = 0; n < pages; n += atoi(argv[3]))
-			(void)bytes[n * PAGE];
-		munmap((void *)bytes, pages * PAGE);
+		for (size_t at = 0; at < size; at += atoi(argv[3]) * PAGE)
+			(void)bytes[at];
+		munmap((void *)bytes, size);
 	} else if (!strcmp(name, "count") && argc == 3) {
-		volatile char *first = map(argv[2], &pages), *second = map(argv[2], &more);
+		volatile char *first = map(argv[2], &size), *second = map(argv[2], &more);
 
-		printf("%d %d\n", present(first, pages), present(second, more));
+		printf("%d %d\n", present(first, size), present(second, more));
+	} else if (!strcmp(name, "pinned") && argc == 3) {
+		read_pinned(argv[2]);
 	} else if (!strcmp(name, "exec") && argc == 3) {
 		char *left[] = { argv[2], 0 }, *none[] = { 0 };
 
