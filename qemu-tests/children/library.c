@@ -3,11 +3,13 @@
  * A library to preload, which does what the program's arguments say, when it is loaded, and ends the program with 99 if
  * something is not as it should be:
  *
- *     data N          writes to the first N pages of its data
+ *     look N          reads the first N pages of its data
  *     bss N           writes to the first N pages of its .bss
  *     uffd            prints how many of the first 16 pages of its .bss are present, and how many of them
  *                     userfaultfd can fill
  *     read FILE STEP  maps the file, reads the first byte of each STEPth page, and unmaps it
+ *     confined FILE STEP, hidden FILE STEP
+ *                     does so under a seccomp filter, or while it is not dumpable
  *     count FILE      maps the file, twice, and prints how many pages are present each time
  *     pinned FILE     has io_uring read the file to a registered page of its data, and prints the first byte
  *                     before and after the page was reclaimed
@@ -15,7 +17,9 @@
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/io_uring.h>
+#include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -23,6 +27,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -58,12 +63,37 @@ static int present(const volatile void *start, size_t size)
 	return count;
 }
 
-static void write_pages(page *area, int count, char before)
+static volatile char *map(const char *path, size_t *size)
 {
-	for (int n = 0; n < count; n++) {
-		want(area[n][1] == 0 && area[n][0] == (n ? 0 : before));
-		area[n][1] = 1;
-	}
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	struct stat info;
+
+	want(fd >= 0 && !fstat(fd, &info));
+	*size = info.st_size;
+	volatile char *bytes = mmap(0, info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+	want(bytes != MAP_FAILED);
+	close(fd);
+	return bytes;
+}
+
+static void read_steps(const char *path, int step)
+{
+	size_t size;
+	volatile char *bytes = map(path, &size);
+
+	for (size_t at = 0; at < size; at += step * PAGE)
+		(void)bytes[at];
+	munmap((void *)bytes, size);
+}
+
+/* Allows everything. */
+static void confine(void)
+{
+	struct sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	struct sock_fprog program = { 1, &allow };
+
+	want(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+	want(!prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
 }
 
 static void fill_by_userfaultfd(void)
@@ -134,36 +164,28 @@ static void read_pinned(const char *path)
 	printf("%c %c\n", before, page[0]);
 }
 
-static volatile char *map(const char *path, size_t *size)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	struct stat info;
-
-	want(fd >= 0 && !fstat(fd, &info));
-	*size = info.st_size;
-	volatile char *bytes = mmap(0, info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-	want(bytes != MAP_FAILED);
-	close(fd);
-	return bytes;
-}
-
 __attribute__((constructor)) static void run(int argc, char **argv)
 {
 	const char *name = argc > 1 ? argv[1] : "";
 	size_t size, more;
 
-	if (!strcmp(name, "data") && argc == 3) {
-		write_pages(data, atoi(argv[2]), 1);
+	if (!strcmp(name, "look") && argc == 3) {
+		for (int n = 0; n < atoi(argv[2]); n++)
+			want(data[n][0] == !n);
 	} else if (!strcmp(name, "bss") && argc == 3) {
-		write_pages(bss, atoi(argv[2]), 0);
+		for (int n = 0; n < atoi(argv[2]); n++)
+			want(!bss[n][0]++);
 	} else if (!strcmp(name, "uffd")) {
 		fill_by_userfaultfd();
 	} else if (!strcmp(name, "read") && argc == 4) {
-		volatile char *bytes = map(argv[2], &size);
-
-		for (size_t at = 0; at < size; at += atoi(argv[3]) * PAGE)
-			(void)bytes[at];
-		munmap((void *)bytes, size);
+		read_steps(argv[2], atoi(argv[3]));
+	} else if (!strcmp(name, "confined") && argc == 4) {
+		confine();
+		read_steps(argv[2], atoi(argv[3]));
+	} else if (!strcmp(name, "hidden") && argc == 4) {
+		want(!prctl(PR_SET_DUMPABLE, 0));
+		read_steps(argv[2], atoi(argv[3]));
+		want(!prctl(PR_SET_DUMPABLE, 1));
 	} else if (!strcmp(name, "count") && argc == 3) {
 		volatile char *first = map(argv[2], &size), *second = map(argv[2], &more);
 
