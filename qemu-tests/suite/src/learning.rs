@@ -7,6 +7,7 @@ use std::os::unix::fs::chown;
 use spawn_template::uapi;
 
 use crate::harness::{Outcome, in_worker};
+use crate::hold::state;
 use crate::os::{self, Status};
 use crate::show::Show;
 use crate::template::{Act, CreateArgs, Folder, Template, child, create, set_mode, show_by_exec};
@@ -132,8 +133,13 @@ fn killed_children() -> Outcome {
         let template = Template::child("sleep")?;
         let mut after = [0; 4];
         for pages in &mut after {
+            let child = template.spawn().run()?;
+            // It has to have used some pages.
+            while state(child.pid)? != 'S' {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
             // Killed when dropped.
-            drop(template.spawn().run()?);
+            drop(child);
             *pages = known(&template)?;
         }
         ensure!(after[2] > 0 && after[3] == after[2], "pages after 1, 2, 3, 4 killed children: {after:?}");
