@@ -431,6 +431,7 @@ fn complaint(record: &str) -> Option<String> {
         "sched: RT throttling activated",
         "hrtimer: interrupt took",
         "clocksource: ",
+        "TSC found unstable after boot",
         "hogged CPU for",
     ];
     if level > 4 || harmless.iter().any(|h| text.contains(h)) {
